@@ -1,0 +1,3 @@
+"""qeffbuild: a Makefile for models."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,139 @@
+"""The nouns of a build: frozen values without I/O, torch or OmegaConf.
+
+Each field's metadata says its bounds and, in one line, its meaning; `load` checks them and the documentation prints them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Scale = Literal["full", "tiny"]
+Task = Literal["auto", "causal-lm"]
+Dtype = Literal["float32", "float16", "bfloat16"]
+
+
+def option(default: Any, doc: str, *, low: float | None = None, high: float | None = None) -> Any:
+    """A field with a meaning and inclusive bounds (for a tuple: of each item)."""
+    return field(default=default, metadata={"doc": doc, "low": low, "high": high})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """Where the weights come from. Exactly one of `path` and `id`; `scale=tiny` needs neither."""
+
+    name: str = option("hf", "the name of the choice; shown, never part of a key")
+    path: str | None = option(None, "a local Hugging Face folder; relative to the working folder")
+    id: str | None = option(None, "a model on the Hugging Face hub, ORG/NAME")
+    revision: str | None = option(None, "the hub commit, 40 hex digits (or a branch, refused by --frozen)")
+    model_type: str | None = option(None, "transformers' model_type; needed by scale=tiny only")
+    task: Task = option("auto", "what the model does; auto reads it from config.json")
+    scale: Scale = option("full", "tiny: two random layers of the same model_type, for a try-out in seconds")
+    dtype: Dtype = option("float32", "the dtype that the graph computes in")
+    trust_remote_code: bool = option(False, "run the model repository's own Python code (pinned revision only)")
+    allow_pickle: bool = option(False, "read weights from pickle files, which can run code")
+    allow_nonfinite: bool = option(False, "accept NaN and Inf in the weights")
+    allow_extended_context: bool = option(False, "allow ctx_len beyond max_position_embeddings")
+    kv_head_replication: int = option(1, "how often each KV head is repeated, so that heads divide over devices", low=1, high=64)
+    max_position_embeddings: int | None = option(None, "known before the model is fetched, to check ctx_len early", low=1)
+    num_hidden_layers: int | None = option(None, "known before the model is fetched", low=1)
+    num_key_value_heads: int | None = option(None, "known before the model is fetched", low=1)
+    example_prompts: tuple[str, ...] = option((), "what `run` says when no prompt is given")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizationSpec:
+    method: str = option("none", "none, int8, int4, ...: a file of qeffbuild/quantizers")
+    bits: int | None = option(None, "bits of one weight", low=2, high=16)
+    block_size: int | None = option(None, "weights that share one scale: 16, 32, 64, 128 or 256", low=16, high=256)
+    symmetric: bool = option(True, "no zero points")
+    keep: tuple[str, ...] = option((), "glob patterns of weights that stay unquantized, such as lm_head*")
+    mxfp6_matmul: bool = option(False, "compiler: weights of matrix products in MXFP6")
+    mxint8_kv_cache: bool = option(False, "compiler: keys and values in MXINT8")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpecializationSpec:
+    """The static shapes that the compiler specialises for, in QEfficient's words."""
+
+    batch_size: int = option(1, "rows of one run", low=1, high=4096)
+    prefill_seq_len: int = option(32, "tokens of one prefill chunk", low=1, high=1 << 20)
+    ctx_len: int = option(128, "slots of the KV cache: prompt and answer together", low=1, high=1 << 24)
+    continuous_batching: bool | None = option(None, "rows join and leave while others decode; null: yes if full_batch_size is set")
+    full_batch_size: int | None = option(None, "slots of continuous batching", low=1, high=4096)
+    kv_cache_batch_size: int | None = option(None, "cache slots when there are more than full_batch_size", low=1, high=4096)
+    comp_ctx_lengths_prefill: tuple[int, ...] = option((), "context lengths that prefill is compiled for", low=1, high=1 << 24)
+    comp_ctx_lengths_decode: tuple[int, ...] = option((), "context lengths that decode is compiled for", low=1, high=1 << 24)
+    num_speculative_tokens: tuple[int, ...] = option((), "draft tokens that one target run verifies; several values compile several", low=1, high=256)
+    prefill_only: bool | None = option(None, "true: prefill graphs only; false: decode graphs only; null: both")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceGroupSpec:
+    devices: tuple[int, ...] = option((0,), "device ids; their number is the number of tensor slices", low=0, high=1023)
+    num_devices: int | None = option(None, "their number, when the ids are not known yet", low=1, high=1024)
+    mdp_num_partitions: int = option(1, "pipeline stages over the devices", low=1, high=1024)
+
+    @property
+    def size(self) -> int:
+        return self.num_devices if self.num_devices is not None else len(self.devices)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendSpec:
+    """`options` is the frozen `Options` of qeffbuild.backends.NAME.options."""
+
+    name: str
+    options: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodingSpec:
+    """How tokens are chosen. Read at run time, never part of a build's key."""
+
+    max_new_tokens: int | None = option(None, "tokens per prompt; null: until eos or the end of the context", low=1, high=1 << 24)
+    temperature: float = option(0.0, "0 is greedy", low=0.0, high=100.0)
+    top_k: int = option(0, "keep the k likeliest tokens; 0: all", low=0, high=1 << 20)
+    top_p: float = option(1.0, "keep the likeliest tokens whose probabilities add up to p", low=0.0, high=1.0)
+    min_p: float = option(0.0, "keep tokens at least this fraction as likely as the likeliest", low=0.0, high=1.0)
+    repetition_penalty: float = option(1.0, "above 1 makes tokens of prompt and answer less likely", low=0.01, high=100.0)
+    presence_penalty: float = option(0.0, "subtracted from the logits of tokens already generated", low=-100.0, high=100.0)
+    seed: int = option(0, "seed of the sampler", low=0, high=(1 << 63) - 1)
+    ignore_eos: bool = option(False, "go on after the end-of-text token")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchSpec:
+    name: Literal["local", "ray", "slurm"] = option("local", "where steps run")
+    jobs: int = option(1, "steps at a time", low=1, high=1024)
+    timeout_s: int = option(86400, "seconds that one step may take", low=1, high=10_000_000)
+    memory_mb: int | None = option(None, "memory that one step may take, in MB", low=64)
+    keep_going: bool = option(False, "after a failure, still build what does not depend on it")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheSpec:
+    root: str | None = option(None, "the store's folder; null: QEFFBUILD_CACHE, QEFF_HOME, XDG_CACHE_HOME")
+    verify: Literal["auto", "always"] = option("auto", "always: hash every file of every hit, whatever its size")
+    remote: str | None = option(None, "a shared store")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildSpec:
+    """All that one build was asked for."""
+
+    model: ModelSpec
+    quantization: QuantizationSpec
+    specialization: SpecializationSpec
+    device_group: DeviceGroupSpec
+    backend: BackendSpec
+    decoding: DecodingSpec
+    adapters: Mapping[str, str]
+    launch: LaunchSpec
+    cache: CacheSpec
+    prompts: tuple[str, ...] = ()
+    prompts_file: str | None = None
+    out: str | None = None
+    eval_file: str | None = None
+    runs: int = 5
