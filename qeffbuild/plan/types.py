@@ -29,6 +29,7 @@ class Step:
     params: Mapping[str, Any] = field(default_factory=dict)  # JSON values: exactly what of the spec this step reads
     reads: Mapping[str, str] = field(default_factory=dict)  # param -> the user's word for it, for explanations
     inputs: Mapping[str, str] = field(default_factory=dict)  # role -> name of the step whose output it reads
+    narrow: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # role -> the only files read of that input
     after: tuple[str, ...] = ()  # steps that must have succeeded first but are not read (make's order-only)
     leaves: tuple[Leaf, ...] = ()
     code: tuple[str, ...] = ()  # modules and packages whose source is part of the key, besides the action's own
@@ -40,6 +41,7 @@ class Step:
         said: dict[str, Any] = {"name": self.name, "action": self.action, "version": self.version}
         said["params"] = dict(self.params)
         said["inputs"] = dict(self.inputs)
+        said["narrow"] = {role: list(files) for role, files in self.narrow.items()}
         said["after"] = list(self.after)
         said["leaves"] = [leaf.name for leaf in self.leaves]
         said["code"], said["tools"], said["env"] = list(self.code), list(self.tools), list(self.env)

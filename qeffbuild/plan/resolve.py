@@ -1,0 +1,121 @@
+"""BuildSpec + goal -> Plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from qeffbuild.errors import SpecError
+from qeffbuild.plan.types import GOALS, Goal, Leaf, Plan, Step
+from qeffbuild.spec.types import BuildSpec, ModelSpec
+
+# What a backend says about its part: (spec, name of the step that gives the neutral graph) -> steps, "package" last.
+BackendSteps = Callable[[BuildSpec, str], tuple[Step, ...]]
+
+# Where each goal stops. A backend may have several steps of one kind: compile[prefill], compile[decode].
+_KINDS: dict[Goal, tuple[str, ...]] = {
+    "export": ("export",),
+    "render": ("render",),
+    "compile": ("compile",),
+    "package": ("package",),
+}
+
+
+def resolve(spec: BuildSpec, goal: Goal, backend_steps: BackendSteps) -> Plan:
+    """The steps that lead to `goal`, each after the steps that it reads. Pure: nothing is read, nothing runs."""
+    if goal not in GOALS:
+        raise SpecError("spec.choice", f"--to {goal}: no such goal", hint=f"one of: {', '.join(GOALS)}")
+    steps = (*_front(spec), *backend_steps(spec, "export"))
+    goals = tuple(step.name for step in steps if _kind(step) in _KINDS[goal])
+    if not goals:
+        kinds = dict.fromkeys(_kind(step) for step in steps)
+        stops = ", ".join(kind for kind in kinds if kind in GOALS)
+        raise SpecError("spec.conflict", f"--to {goal}: this backend has no such step", hint=f"it stops at: {stops}")
+    return Plan(_needed(steps, goals), goals)
+
+
+def _kind(step: Step) -> str:
+    return step.name.partition("[")[0]
+
+
+def _front(spec: BuildSpec) -> tuple[Step, Step, Step]:
+    """What every backend starts from: the model's facts, a look at them, and the neutral graph."""
+    model, shapes, devices = spec.model, spec.specialization, spec.device_group
+    fetch = Step(
+        name="fetch",
+        action="qeffbuild.actions.fetch",
+        params=_origin(model),
+        reads={"model_type": "model.model_type", "seed": "model.scale", "trust_remote_code": "model.trust_remote_code"},
+        leaves=model_leaves(model),
+        code=("qeffbuild.models",),
+        tools=("torch", "transformers") if model.scale == "tiny" else (),
+    )
+    check = Step(
+        name="check",
+        action="qeffbuild.actions.check",
+        params={
+            "task": model.task,
+            "trust_remote_code": model.trust_remote_code,
+            "allow_pickle": model.allow_pickle,
+            "allow_nonfinite": model.allow_nonfinite,
+            "allow_extended_context": model.allow_extended_context,
+            "kv_head_replication": model.kv_head_replication,
+            "ctx_len": shapes.ctx_len,
+            "num_devices": devices.size,
+            "mdp_num_partitions": devices.mdp_num_partitions,
+        },
+        reads={
+            "task": "model.task",
+            "ctx_len": "specialization.ctx_len",
+            "num_devices": "device_group.devices",
+            "mdp_num_partitions": "device_group.mdp_num_partitions",
+            "trust_remote_code": "model.trust_remote_code",
+            "allow_pickle": "model.allow_pickle",
+            "allow_nonfinite": "model.allow_nonfinite",
+            "allow_extended_context": "model.allow_extended_context",
+            "kv_head_replication": "model.kv_head_replication",
+        },
+        inputs={"model": "fetch"},
+        leaves=model_leaves(model),
+        code=("qeffbuild.models",),
+        tools=("transformers",),
+    )
+    export = Step(
+        name="export",
+        action="qeffbuild.actions.export",
+        params={"dtype": model.dtype, "task": model.task, "trust_remote_code": model.trust_remote_code},
+        reads={"dtype": "model.dtype", "task": "model.task", "trust_remote_code": "model.trust_remote_code"},
+        inputs={"model": "fetch"},
+        # The graph points at weights by file and offset: other weights in the same places give the same graph.
+        narrow={"model": ("facts.json",)},
+        after=("check",),
+        leaves=model_leaves(model) if model.trust_remote_code else (),
+        code=("qeffbuild.export", "qeffbuild.architectures", "qeffbuild.graph", "qeffbuild.signature"),
+        tools=("torch", "transformers", "onnx", "onnxscript", "onnx-ir"),
+    )
+    return fetch, check, export
+
+
+def _origin(model: ModelSpec) -> dict[str, object]:
+    if model.scale == "tiny":
+        return {"scale": "tiny", "model_type": model.model_type, "seed": 0}
+    return {"scale": "full", "allow_pickle": model.allow_pickle, "trust_remote_code": model.trust_remote_code}
+
+
+def model_leaves(model: ModelSpec) -> tuple[Leaf, ...]:
+    """The model's folder or pinned hub commit; a tiny random model is made, not read."""
+    if model.scale == "tiny":
+        return ()
+    return (Leaf(name="model", path=model.path or f"hub:{model.id}@{model.revision}"),)
+
+
+def _needed(steps: tuple[Step, ...], goals: tuple[str, ...]) -> tuple[Step, ...]:
+    """Those of `steps` that the goals read or wait for, in the given order."""
+    by_name = {step.name: step for step in steps}
+    wanted: set[str] = set()
+    todo = list(goals)
+    while todo:
+        name = todo.pop()
+        if name not in wanted:
+            wanted.add(name)
+            todo += [*by_name[name].inputs.values(), *by_name[name].after]
+    return tuple(step for step in steps if step.name in wanted)
