@@ -1,0 +1,124 @@
+"""The verbs of the command line: what each does, what it takes, and an example of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verb:
+    """`operands` are the bare words that may follow it: at least `least`, at most `most`."""
+
+    name: str
+    does: str
+    more: str = ""
+    operands: str = ""
+    least: int = 0
+    most: int = 0
+    examples: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+    sweeps: bool = False
+
+
+VERBS: dict[str, Verb] = {
+    verb.name: verb
+    for verb in (
+        Verb(
+            name="plan",
+            does="print each step: HIT or BUILD and why, expected seconds, memory and disk",
+            more="Nothing is built, written or created. Expectations come from earlier runs of a step of the same name.",
+            examples=("qeffbuild plan", "qeffbuild plan specialization.ctx_len=256", "qeffbuild plan --to export --json"),
+            flags=("--to",),
+            sweeps=True,
+        ),
+        Verb(
+            name="build",
+            does="build up to the package and print its path",
+            more="A step whose result is in the cache does not run again. `--check STEP` runs a step twice and compares.",
+            examples=("qeffbuild build", "qeffbuild build --to export", "qeffbuild build quantization=int8 out=outputs/demo"),
+            flags=("--to", "--check", "--allow-outside"),
+            sweeps=True,
+        ),
+        Verb(
+            name="run",
+            does="build what is missing, then generate, stream the text and print latency figures",
+            examples=('qeffbuild run prompts=["Once upon a time"]', "qeffbuild run decoding.max_new_tokens=16"),
+            sweeps=True,
+        ),
+        Verb(
+            name="emit",
+            does="write the vendor's inputs and the exact command lines into a folder; needs no SDK",
+            examples=("qeffbuild emit out=outputs/vendor",),
+            flags=("--allow-outside",),
+            sweeps=True,
+        ),
+        Verb(
+            name="bench",
+            does="measure time to first token, prefill and decode tokens per second, memory",
+            examples=("qeffbuild bench runs=5", "qeffbuild bench -m quantization=none,int8"),
+            sweeps=True,
+        ),
+        Verb(
+            name="eval",
+            does="measure perplexity and token agreement with PyTorch",
+            examples=("qeffbuild eval eval_file=FILE",),
+            sweeps=True,
+        ),
+        Verb(
+            name="why",
+            does="explain why a step is a hit or has to run, or every step",
+            operands="[STEP]",
+            most=1,
+            examples=("qeffbuild why", "qeffbuild why export model.dtype=bfloat16"),
+            flags=("--to",),
+        ),
+        Verb(
+            name="diff",
+            does="compare two builds, each given as overrides in one word or as the path of a package",
+            operands="A B",
+            least=2,
+            most=2,
+            examples=('qeffbuild diff specialization.ctx_len=128 "specialization.ctx_len=256 quantization=int8"',),
+        ),
+        Verb(
+            name="graph",
+            does="print the plan as mermaid, dot or JSON",
+            operands="[mermaid|dot|json]",
+            most=1,
+            examples=("qeffbuild graph", "qeffbuild graph dot backend=onnxruntime"),
+            flags=("--to",),
+        ),
+        Verb(
+            name="cache",
+            does="look after the cache: list, measure, collect or verify its entries",
+            more="gc takes --max-size SIZE (such as 10G), --older AGE (such as 30d) and --dry-run.",
+            operands="ls|du|gc|verify",
+            least=1,
+            most=1,
+            examples=("qeffbuild cache ls", "qeffbuild cache gc --max-size 10G --older 30d"),
+            flags=("--max-size", "--older", "--dry-run"),
+        ),
+        Verb(
+            name="verify",
+            does="check every file of a package against its manifest",
+            operands="PATH",
+            least=1,
+            most=1,
+            examples=("qeffbuild verify outputs/demo",),
+        ),
+        Verb(
+            name="doctor",
+            does="look at this machine: versions, permissions, space, locks, SDKs",
+            examples=("qeffbuild doctor",),
+        ),
+        Verb(
+            name="completion",
+            does="print the completion script of a shell",
+            operands="bash|zsh|fish",
+            least=1,
+            most=1,
+            examples=('eval "$(qeffbuild completion bash)"',),
+        ),
+    )
+}
+DEFAULT = "run"
