@@ -1,0 +1,1 @@
+"""The embedded backend: ONNX Runtime on this machine's processor."""

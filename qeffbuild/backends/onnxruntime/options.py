@@ -1,0 +1,107 @@
+"""What a user may ask of ONNX Runtime, and what it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from qeffbuild import quantizers
+from qeffbuild.errors import SpecError
+from qeffbuild.spec.types import BuildSpec, option
+
+Attention = Literal["auto", "portable", "gqa"]
+
+BLOCK_SIZES = (16, 32, 64, 128, 256)  # what MatMulNBits takes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    attention: Attention = option("auto", "portable: standard operators; gqa: GroupQueryAttention for decoding steps")
+    threads: int | None = option(None, "threads of one operator; null: one per core. Run time only", low=1, high=1024)
+    spinning: bool = option(False, "threads wait by spinning: faster when the machine is ours alone. Run time only")
+
+
+def check(spec: BuildSpec) -> None:
+    """Refuses what this backend cannot do, rather than leave it out quietly."""
+    for refused, key, why, hint in _conflicts(spec):
+        if refused:
+            raise SpecError("spec.conflict", f"{key}: {why}", hint=hint)
+    _check_quantization(spec)
+
+
+def _conflicts(spec: BuildSpec) -> Iterator[tuple[bool, str, str, str]]:
+    quantization, shapes, group = spec.quantization, spec.specialization, spec.device_group
+    compiler_only = "only a compiler does this; choose another backend or leave it out"
+    yield (
+        group.size > 1 or group.mdp_num_partitions > 1,
+        "device_group",
+        f"{group.size} devices in {group.mdp_num_partitions} partitions, but onnxruntime runs on one device",
+        "use device_group.devices=[0]",
+    )
+    yield (
+        quantization.mxfp6_matmul,
+        "quantization.mxfp6_matmul",
+        "onnxruntime has no MXFP6",
+        "use quantization=int8 or quantization=int4",
+    )
+    yield (
+        quantization.mxint8_kv_cache,
+        "quantization.mxint8_kv_cache",
+        "onnxruntime has no MXINT8 cache",
+        compiler_only,
+    )
+    for phase, lengths in (
+        ("prefill", shapes.comp_ctx_lengths_prefill),
+        ("decode", shapes.comp_ctx_lengths_decode),
+    ):
+        yield (
+            bool(lengths),
+            f"specialization.comp_ctx_lengths_{phase}",
+            "onnxruntime compiles no context lengths: every length runs in one graph",
+            "leave it out",
+        )
+    yield (
+        bool(shapes.num_speculative_tokens),
+        "specialization.num_speculative_tokens",
+        "onnxruntime does not speculate yet",
+        "leave it out",
+    )
+    yield (
+        shapes.prefill_only is not None,
+        "specialization.prefill_only",
+        "onnxruntime has one graph for prefill and decode",
+        "leave it out",
+    )
+    yield (
+        shapes.kv_cache_batch_size not in (None, shapes.full_batch_size or shapes.batch_size),
+        "specialization.kv_cache_batch_size",
+        f"{shapes.kv_cache_batch_size} cache slots, but onnxruntime has one for each of its rows",
+        f"leave it out, or say {shapes.full_batch_size or shapes.batch_size}",
+    )
+    yield (
+        spec.model.dtype == "bfloat16",
+        "model.dtype",
+        "onnxruntime does not compute in bfloat16 on this device",
+        "use model.dtype=float32; a bfloat16 checkpoint is converted once",
+    )
+    yield (bool(spec.adapters), "adapters", "onnxruntime takes no adapters yet", "merge them into the model first")
+
+
+def _check_quantization(spec: BuildSpec) -> None:
+    asked = spec.quantization
+    if asked.method == "none":
+        return
+    bits = quantizers.bits_of(asked.method)
+    if asked.bits not in (None, bits):
+        raise SpecError(
+            "spec.conflict",
+            f"quantization.bits: {asked.bits}, but method {asked.method} has {bits}",
+            hint="leave quantization.bits out",
+        )
+    if asked.block_size is not None and asked.block_size not in BLOCK_SIZES:
+        raise SpecError(
+            "spec.conflict",
+            f"quantization.block_size: {asked.block_size} is not one of {', '.join(map(str, BLOCK_SIZES))}",
+            hint="use quantization.block_size=32 for accuracy, 128 for speed",
+        )

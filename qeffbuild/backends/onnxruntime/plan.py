@@ -1,0 +1,93 @@
+"""BuildSpec -> the steps from a neutral graph to a package for ONNX Runtime."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from qeffbuild import quantizers
+from qeffbuild.plan.resolve import model_leaves
+from qeffbuild.plan.types import Step
+from qeffbuild.spec.types import BuildSpec, QuantizationSpec
+
+_GRAPH_TOOLS = ("ml-dtypes", "numpy", "onnx", "onnx-ir")
+
+
+def steps(spec: BuildSpec, graph: str) -> tuple[Step, ...]:
+    """`graph` is the step that gives the neutral graph. Quantize, lower, package."""
+    quantized = spec.quantization.method != "none"
+    quantize = (_quantize(spec, graph),) if quantized else ()
+    lower = _lower(spec, "quantize" if quantized else graph)
+    return (*quantize, lower, _package(spec, graph, quantized))
+
+
+def _quantize(spec: BuildSpec, graph: str) -> Step:
+    params = quantization_params(spec.quantization)
+    return Step(
+        name="quantize",
+        action="qeffbuild.actions.quantize",
+        params=params,
+        reads={name: f"quantization.{name}" for name in params},
+        inputs={"graph": graph, "model": "fetch"},
+        leaves=model_leaves(spec.model),
+        code=("qeffbuild.graph", "qeffbuild.quantizers", "qeffbuild.signature"),
+        tools=_GRAPH_TOOLS,
+    )
+
+
+def _lower(spec: BuildSpec, graph: str) -> Step:
+    return Step(
+        name="lower",
+        action="qeffbuild.backends.onnxruntime.lower",
+        params={"attention": spec.backend.options.attention},
+        reads={"attention": "backend.attention"},
+        inputs={"graph": graph},
+        code=("qeffbuild.graph", "qeffbuild.signature"),
+        tools=_GRAPH_TOOLS,
+    )
+
+
+def _package(spec: BuildSpec, graph: str, quantized: bool) -> Step:
+    shapes = {name: _plain(value) for name, value in asdict(spec.specialization).items()}
+    params: dict[str, Any] = {
+        "backend": "onnxruntime",
+        "task": spec.model.task,
+        "quantization": quantization_params(spec.quantization) if quantized else {"method": "none"},
+        "specialization": shapes,
+    }
+    return Step(
+        name="package",
+        action="qeffbuild.actions.package",
+        params=params,
+        reads={name: {"task": "model.task"}.get(name, name) for name in params},
+        # Weights stay where they are until here: in the checkpoint, beside the export, or beside the quantized graph.
+        inputs={
+            "graph": "lower",
+            "model": "fetch",
+            "exported": graph,
+            **({"quantized": "quantize"} if quantized else {}),
+        },
+        leaves=model_leaves(spec.model),
+        code=(
+            "qeffbuild.graph",
+            "qeffbuild.package",
+            "qeffbuild.signature",
+            "qeffbuild.backends.onnxruntime.session",
+        ),
+        tools=_GRAPH_TOOLS,
+    )
+
+
+def quantization_params(asked: QuantizationSpec) -> dict[str, Any]:
+    """What of the quantization changes weights, with the method's own defaults filled in."""
+    return {
+        "method": asked.method,
+        "bits": quantizers.bits_of(asked.method),
+        "block_size": asked.block_size or quantizers.block_size_of(asked.method),
+        "symmetric": asked.symmetric,
+        "keep": list(asked.keep),
+    }
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
