@@ -53,7 +53,7 @@ def plan_of(spec_of: Callable[..., BuildSpec]) -> Callable[..., Plan]:
 
     def plan(*overrides: str, goal: Goal = "package") -> Plan:
         spec = spec_of(*overrides)
-        return resolve(spec, goal, backends.find(spec.backend.name).steps)
+        return resolve(spec, goal, backends.room(spec.backend.name, "plan").steps)
 
     return plan
 

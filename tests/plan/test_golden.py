@@ -39,7 +39,7 @@ def test_the_same_words_give_the_same_plan_under_another_hash_seed(plan_of: Call
     program = (
         "from qeffbuild import backends; from qeffbuild.plan import resolve; from qeffbuild.spec.compose import compose;"
         "from qeffbuild.spec.load import from_config; spec = from_config(compose(['recipe=demo'], conf_dirs=()).values);"
-        "print(resolve(spec, 'package', backends.find(spec.backend.name).steps).canonical(), end='')"
+        "print(resolve(spec, 'package', backends.room(spec.backend.name, 'plan').steps).canonical(), end='')"
     )
     here = plan_of("recipe=demo").canonical()
 
