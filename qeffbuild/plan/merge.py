@@ -1,0 +1,63 @@
+"""Several keyed plans -> one graph in which each step occurs once, and which remembers who wants it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from qeffbuild.plan.keys import Key
+from qeffbuild.plan.types import Plan, Step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A step of the merged graph; other nodes are named by their deep digests.
+
+    `after` has one set of order-only steps for each way in which a variant wants this node: two variants may share an
+    export and check different things before it, and one set that has succeeded is enough to go on.
+    """
+
+    step: Step
+    key: Key
+    inputs: Mapping[str, str]
+    after: tuple[frozenset[str], ...]
+    variants: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """`nodes` by deep digest, each after those it reads; `variants`: for each plan, the digest of each step by name."""
+
+    nodes: Mapping[str, Node]
+    variants: tuple[Mapping[str, str], ...]
+    goals: tuple[tuple[str, ...], ...]
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes.values())
+
+    @property
+    def keys(self) -> dict[str, Key]:
+        return {digest: node.key for digest, node in self.nodes.items()}
+
+
+def merge(plans: Sequence[tuple[Plan, Mapping[str, Key]]]) -> Merged:
+    """Unite plans by deep key. The order is that of the plans, the first one's steps first."""
+    first: dict[str, tuple[Step, Key, dict[str, str]]] = {}
+    after: dict[str, dict[frozenset[str], None]] = {}
+    wanted: dict[str, dict[int, None]] = {}
+    names: list[dict[str, str]] = []
+    for variant, (plan, keys) in enumerate(plans):
+        digests = {step.name: keys[step.name].digest for step in plan.steps}
+        names.append(digests)
+        for step in plan.steps:
+            digest = digests[step.name]
+            if digest not in first:
+                first[digest] = (step, keys[step.name], {role: digests[name] for role, name in step.inputs.items()})
+            after.setdefault(digest, {})[frozenset(digests[name] for name in step.after)] = None
+            wanted.setdefault(digest, {})[variant] = None
+    nodes = {
+        digest: Node(step=step, key=key, inputs=inputs, after=tuple(after[digest]), variants=tuple(wanted[digest]))
+        for digest, (step, key, inputs) in first.items()
+    }
+    goals = tuple(tuple(names[at][goal] for goal in plan.goals) for at, (plan, _) in enumerate(plans))
+    return Merged(nodes, tuple(names), goals)
