@@ -1,0 +1,207 @@
+"""The text of a Debian package -> the demo model: a small GPT-2 with its own tokenizer.
+
+    sudo apt-get install bible-kjv bible-kjv-text
+    python benchmarks/demo_model/train.py outputs/demo_model           # about 50 minutes on one core
+    python benchmarks/demo_model/train.py outputs/demo_model --steps 20   # a try-out
+
+The same command on the same machine and torch gives the same weights. The folder always holds the best model so far.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+END = "<|endoftext|>"
+VOCAB_SIZE = 4096
+SEQ_LEN = 512  # all positions of the model: a learned position that training never saw is noise
+BATCH_SIZE = 4  # 2048 tokens: on one core many small steps learn more than few large ones
+HELD_OUT = (50, 100)  # of every hundred chapters, the fiftieth: 12 chapters from all parts of the book
+VALIDATION = (0, 100)  # chooses the checkpoint, so that the held-out part chooses nothing
+
+
+def chapters() -> list[str]:
+    """Every chapter as plain text, a verse a line, in the order of the book."""
+    command = ["bible", "-f", "-l4000", "gen1:1-rev22:21"]
+    try:
+        said = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True).stdout
+    except FileNotFoundError:
+        sys.exit("train.py: no command `bible`; install Debian's packages bible-kjv and bible-kjv-text")
+    verses: dict[str, list[str]] = {}
+    for line in said.splitlines():
+        place, text = re.fullmatch(r"(\w+):\d+ (.+)", line).groups()
+        verses.setdefault(place, []).append(text)
+    return ["\n".join(lines) + "\n" for lines in verses.values()]
+
+
+def split(texts: list[str]) -> tuple[list[str], list[str], list[str]]:
+    """Whole chapters to train on, to choose the checkpoint by, and to measure on."""
+    train, validation, held_out = [], [], []
+    for index, text in enumerate(texts):
+        places = {HELD_OUT[0]: held_out, VALIDATION[0]: validation}
+        places.get(index % HELD_OUT[1], train).append(text)
+    return train, validation, held_out
+
+
+def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
+    """Byte-level BPE: every text has tokens, and they decode to the same bytes."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB_SIZE, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=END, eos_token=END, unk_token=END, model_max_length=SEQ_LEN,
+        clean_up_tokenization_spaces=False,
+    )  # fmt: skip
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> torch.Tensor:
+    """One stream of tokens: the end-of-text token stands before the first chapter and after each."""
+    stream = [tokenizer.eos_token_id]
+    for text in texts:
+        stream += [*tokenizer.encode(text), tokenizer.eos_token_id]
+    return torch.tensor(stream)
+
+
+def new_model(tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
+    end = tokenizer.eos_token_id
+    config = GPT2Config(
+        vocab_size=len(tokenizer), n_positions=SEQ_LEN, n_embd=256, n_layer=3, n_head=8,
+        activation_function="gelu_pytorch_tanh",  # GPT-2's own function in one kernel instead of eight
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,  # four epochs do not overfit
+        bos_token_id=end, eos_token_id=end,
+    )  # fmt: skip
+    return GPT2LMHeadModel(config)
+
+
+def batches(stream: torch.Tensor, generator: torch.Generator) -> Iterator[torch.Tensor]:
+    """Epoch after epoch, every token once: the stream cut at a new place each time, the pieces in a new order."""
+    while True:
+        start = int(torch.randint(SEQ_LEN, (1,), generator=generator))
+        pieces = stream[start : start + (len(stream) - start) // SEQ_LEN * SEQ_LEN].view(-1, SEQ_LEN)
+        order = torch.randperm(len(pieces), generator=generator)
+        for at in range(0, len(order) - BATCH_SIZE + 1, BATCH_SIZE):
+            yield pieces[order[at : at + BATCH_SIZE]]
+
+
+def optimizer_of(model: GPT2LMHeadModel, rate: float) -> torch.optim.AdamW:
+    matrices = [p for p in model.parameters() if p.dim() == 2]
+    vectors = [p for p in model.parameters() if p.dim() != 2]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95))
+
+
+def fraction_of_rate(done: float) -> float:
+    """Of the highest rate, after this part of the training: 2 % warm-up, then a cosine down to 2 %."""
+    return done / 0.02 if done < 0.02 else 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (done - 0.02) / 0.98))
+
+
+@torch.inference_mode()
+def nats(model: GPT2LMHeadModel, stream: torch.Tensor) -> float:
+    """The sum of -log p over a stream, each window of SEQ_LEN tokens predicted from half a window of context at least."""
+    total, half = 0.0, SEQ_LEN // 2
+    for start in range(0, len(stream) - 1, half):
+        window = stream[start : start + SEQ_LEN + 1]
+        fresh = 0 if start == 0 else half  # the first half was predicted by the window before
+        if len(window) - 1 <= fresh:
+            break
+        logits = model(window[None, :-1]).logits[0, fresh:]
+        total += torch.nn.functional.cross_entropy(logits.float(), window[1 + fresh :], reduction="sum").item()
+    return total
+
+
+def figures(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> dict[str, float]:
+    """Perplexity per token and per word, and bits per byte, of texts that the model has not seen."""
+    stream, loss = encode(tokenizer, texts), nats(model.eval(), encode(tokenizer, texts))
+    words, size = sum(len(text.split()) for text in texts), sum(len(text.encode()) for text in texts)
+    return {
+        "tokens": len(stream) - 1,
+        "words": words,
+        "bytes": size,
+        "perplexity_per_token": round(math.exp(loss / (len(stream) - 1)), 2),
+        "perplexity_per_word": round(math.exp(loss / words), 1),
+        "bits_per_byte": round(loss / math.log(2) / size, 3),
+    }
+
+
+def save(folder: Path, model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
+    """Store the weights as float16 and return the model that a reader of them gets."""
+    half = GPT2LMHeadModel(model.config)
+    half.load_state_dict(model.state_dict())
+    half.half().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return half.float()
+
+
+def train(
+    model: GPT2LMHeadModel, stream: torch.Tensor, validation: torch.Tensor, *, steps: int, rate: float,
+    keep: Callable[[], None],
+) -> None:  # fmt: skip
+    """Train for `steps`, and `keep` the model whenever it is the best so far on the validation chapters."""
+    optimizer = optimizer_of(model, rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: fraction_of_rate((step + 1) / steps))
+    source = batches(stream, torch.Generator().manual_seed(1))
+    started, best = time.monotonic(), math.inf
+    for step in range(1, steps + 1):
+        batch = next(source)
+        loss = model.train()(input_ids=batch, labels=batch).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        if step % 150 and step != steps:
+            continue
+        measured = nats(model.eval(), validation) / (len(validation) - 1)
+        spent = time.monotonic() - started
+        print(f"step {step}/{steps}  loss {loss.item():.3f}  validation {measured:.3f}  {spent:.0f} s", flush=True)
+        if measured < best:
+            best = measured
+            keep()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--steps", type=int, default=2250)
+    parser.add_argument("--rate", type=float, default=2e-3)
+    said = parser.parse_args()
+
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    said.folder.mkdir(parents=True, exist_ok=True)
+    train_texts, validation_texts, held_out_texts = split(chapters())
+    (said.folder / "heldout.txt").write_text("\n".join(held_out_texts))
+    tokenizer = train_tokenizer(train_texts)
+    model = new_model(tokenizer)
+    stream = encode(tokenizer, train_texts)
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(stream):,} tokens to train on", flush=True)
+
+    def keep() -> None:
+        save(said.folder, model, tokenizer)
+
+    train(model, stream, encode(tokenizer, validation_texts), steps=said.steps, rate=said.rate, keep=keep)
+    best = GPT2LMHeadModel.from_pretrained(said.folder, dtype=torch.float32)
+    measured = figures(best, tokenizer, held_out_texts)
+    (said.folder / "figures.json").write_text(json.dumps(measured, indent=1) + "\n")
+    print(json.dumps(measured, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""A model folder -> Facts: all that planning and tracing want to know of a checkpoint, without torch or a weight."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qeffbuild.errors import ModelError
+from qeffbuild.models import config as configuration
+from qeffbuild.models.families import refuse_code, task_of
+from qeffbuild.models.files import CONFIG, line_of, read_json
+from qeffbuild.models.weights import Tensor, read_tensors
+
+# Other files of a model that can ask for code of their own.
+_MAY_HAVE_CODE = ("tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
+_POSITION_TABLES = ("wpe", "embed_positions", "position_embeddings", "position_embedding")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """`tensors` is the checkpoint's own table, under the names that it has there."""
+
+    config: Mapping[str, Any]
+    generation_config: Mapping[str, Any] | None
+    task: str
+    tensors: Mapping[str, Tensor]
+
+    @property
+    def model_type(self) -> str:
+        return self.config["model_type"]
+
+    @property
+    def num_hidden_layers(self) -> int | None:
+        return configuration.number(self.config, "num_hidden_layers")
+
+    @property
+    def num_attention_heads(self) -> int | None:
+        return configuration.number(self.config, "num_attention_heads")
+
+    @property
+    def num_key_value_heads(self) -> int | None:
+        return configuration.num_key_value_heads(self.config)
+
+    @property
+    def vocab_size(self) -> int | None:
+        return configuration.number(self.config, "vocab_size")
+
+    @property
+    def max_position_embeddings(self) -> int | None:
+        return configuration.number(self.config, "max_position_embeddings")
+
+    @property
+    def has_position_table(self) -> bool:
+        """Positions are rows of a trained table, so that none exist beyond its end."""
+        return any(_is_position_table(name, tensor) for name, tensor in self.tensors.items())
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "schema": 1,
+            "config": dict(self.config),
+            "generation_config": dict(self.generation_config) if self.generation_config is not None else None,
+            "task": self.task,
+            "tensors": {name: tensor.as_json() for name, tensor in sorted(self.tensors.items())},
+        }
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps(self.as_json(), indent=1, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> Facts:
+        """What `save` wrote."""
+        said = json.loads(path.read_text("utf-8"))
+        tensors = {name: Tensor(**{**row, "shape": tuple(row["shape"])}) for name, row in said["tensors"].items()}
+        return cls(
+            config=said["config"], generation_config=said["generation_config"], task=said["task"], tensors=tensors
+        )
+
+
+def read_facts(folder: Path, *, allow_pickle: bool = False, trust_remote_code: bool = False) -> Facts:
+    """The facts of a model folder; a ModelError or PathError for what cannot be built or must not be read."""
+    if not folder.is_dir():
+        raise ModelError("model.absent", f"no such model folder: {folder}", hint="model.path names a local folder")
+    config = configuration.read_config(folder)
+    if not trust_remote_code:
+        others = {name: read_json(folder / name, "model.config") for name in _MAY_HAVE_CODE if (folder / name).is_file()}
+        refuse_code(folder, config, others)
+    task = task_of(folder, config, trust_remote_code=trust_remote_code)
+    _refuse_quantized(folder, config)
+    return Facts(
+        config=config,
+        generation_config=configuration.read_generation_config(folder),
+        task=task,
+        tensors=read_tensors(folder, allow_pickle=allow_pickle),
+    )
+
+
+def _is_position_table(name: str, tensor: Tensor) -> bool:
+    return len(tensor.shape) == 2 and any(part in _POSITION_TABLES for part in name.split("."))
+
+
+def _refuse_quantized(folder: Path, config: Mapping[str, Any]) -> None:
+    """Weights packed by another tool are no plain tensors; to read them as such would be to read noise."""
+    said = config.get("quantization_config")
+    if not said:
+        return
+    method = said.get("quant_method", "unknown") if isinstance(said, Mapping) else "unknown"
+    raise ModelError(
+        "model.unsupported",
+        f"{CONFIG}: the checkpoint is quantized already (quant_method {method})",
+        where=line_of(folder / CONFIG, "quantization_config"),
+        hint="use the unquantized checkpoint and choose quantization=int8 or int4",
+    )

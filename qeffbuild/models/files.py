@@ -1,0 +1,95 @@
+"""A model folder -> the files in it that matter, and their JSON, read with a place for every complaint."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from qeffbuild.errors import ModelError, PathError
+
+CONFIG = "config.json"
+GENERATION_CONFIG = "generation_config.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+PICKLES = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
+TOKENIZER = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "*.tiktoken",
+    "chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja",
+)  # fmt: skip
+
+# No config.json or index of a real model comes near; a larger one only wants our memory.
+_LARGEST_JSON = 64 << 20
+
+
+def listing(folder: Path, *, trust_remote_code: bool = False, allow_pickle: bool = False) -> tuple[str, ...]:
+    """Names of the files that a build depends on: a README or a .git beside them changes no key."""
+    patterns = [CONFIG, GENERATION_CONFIG, *TOKENIZER]
+    patterns += ["*.py"] if trust_remote_code else []
+    names = {path.relative_to(folder).as_posix() for pattern in patterns for path in folder.glob(pattern)}
+    return tuple(sorted(names | set(_weight_files(folder, allow_pickle))))
+
+
+def patterns(*, trust_remote_code: bool, allow_pickle: bool) -> list[str]:
+    """The same files as patterns, for a download; pickles come only if they are allowed."""
+    code = ["*.py"] if trust_remote_code else []
+    pickles = [*PICKLES] if allow_pickle else []
+    return [CONFIG, GENERATION_CONFIG, *TOKENIZER, "model*.safetensors", INDEX, *code, *pickles]
+
+
+def _weight_files(folder: Path, allow_pickle: bool) -> list[str]:
+    if (folder / WEIGHTS).exists():
+        return [WEIGHTS]
+    if (folder / INDEX).exists():
+        return [INDEX, *sorted(set(read_weight_map(folder).values()))]
+    return pickle_files(folder) if allow_pickle else []
+
+
+def pickle_files(folder: Path) -> list[str]:
+    return sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
+
+
+def read_weight_map(folder: Path) -> dict[str, str]:
+    """Tensor name -> shard, from the index. A shard lies in the folder; an index that says otherwise is refused."""
+    index = folder / INDEX
+    found = read_json(index, "model.weights").get("weight_map")
+    if not isinstance(found, dict) or not all(isinstance(shard, str) for shard in found.values()):
+        raise ModelError("model.weights", f"{INDEX}: weight_map is no table of tensor names and files", where=str(index))
+    for shard in sorted(set(found.values())):
+        path = PurePosixPath(shard)
+        if path.is_absolute() or ".." in path.parts or "\\" in shard or "\0" in shard:
+            raise PathError("path.outside", f"{INDEX}: names a file outside the model folder: {shard!r}", where=str(index))
+    return found
+
+
+def read_json(path: Path, kind: str) -> dict[str, Any]:
+    """The JSON object in a file, or a ModelError of this kind that names the line."""
+    if path.stat().st_size > _LARGEST_JSON:
+        raise ModelError(kind, f"{path.name}: {path.stat().st_size} bytes, more than {_LARGEST_JSON}", where=str(path))
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except json.JSONDecodeError as problem:
+        said = f"{path.name}: no valid JSON: {problem.msg.lower()}, column {problem.colno}"
+        raise ModelError(kind, said, where=f"{path}:{problem.lineno}") from problem
+    except UnicodeDecodeError as problem:
+        raise ModelError(kind, f"{path.name}: not UTF-8 at byte {problem.start}", where=str(path)) from problem
+    except (RecursionError, ValueError) as problem:  # nested too deeply, or a number of thousands of digits
+        raise ModelError(kind, f"{path.name}: no sensible JSON", where=str(path)) from problem
+    if not isinstance(found, dict):
+        raise ModelError(kind, f"{path.name}: a JSON {_word(found)} where an object belongs", where=f"{path}:1")
+    return found
+
+
+def line_of(path: Path, key: str) -> str:
+    """`file:line` of a key in a JSON file, the file alone when it is not found."""
+    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    wanted = re.compile(rf'"{re.escape(key)}"\s*:')
+    return next((f"{path}:{number}" for number, line in enumerate(lines, 1) if wanted.search(line)), str(path))
+
+
+def _word(value: object) -> str:
+    words: Mapping[type, str] = {list: "list", str: "string", int: "number", float: "number", bool: "boolean"}
+    return words.get(type(value), "null")
