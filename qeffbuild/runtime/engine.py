@@ -1,0 +1,174 @@
+"""An opened package -> generated text: an engine answers prompts in a loop of schedule, run, take in.
+
+engine = Engine.open(Path("package"))
+stream = engine.stream(["Hi there!!"], DecodingSpec(max_new_tokens=20))
+for event in stream:
+    ...
+stream.result().metrics
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from qeffbuild.errors import RunError
+from qeffbuild.package import Package
+from qeffbuild.runtime.metrics import Metrics, Tally
+from qeffbuild.runtime.request import Event, Finish, Limits, Output, Request
+from qeffbuild.runtime.sampling import Sampler, choose
+from qeffbuild.runtime.scheduler import Answer, Scheduler, Turn
+from qeffbuild.runtime.session import Session, open_session
+from qeffbuild.runtime.state import State
+from qeffbuild.runtime.tokenizer import TextStream, Tokenizer, open_tokenizer
+from qeffbuild.spec.types import DecodingSpec
+
+Prompt = str | Sequence[int]  # text, or token ids as they are
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """The answers, in the order of the prompts, and how long they took."""
+
+    outputs: tuple[Output, ...]
+    metrics: Metrics
+
+    def as_json(self) -> dict[str, Any]:
+        return {"outputs": [output.as_json() for output in self.outputs], "metrics": self.metrics.as_json()}
+
+
+class Engine:
+    """A package loaded and ready. It answers one stream at a time; its cache is used again by the next one."""
+
+    def __init__(self, session: Session, limits: Limits, tokenizer: Tokenizer | None, *, load_s: float = 0.0) -> None:
+        self.limits = limits
+        self.tokenizer = tokenizer
+        self.load_s = load_s
+        self.state = State(session, limits)
+        self.current: Stream | None = None
+
+    @classmethod
+    def open(cls, path: Path, *, threads: int | None = None) -> Engine:
+        began = perf_counter()
+        package = Package.open(path)
+        limits = Limits.from_manifest(package.manifest)
+        tokenizer = open_tokenizer(package.tokenizer) if package.tokenizer else None
+        engine = cls(open_session(package, threads=threads), limits, tokenizer)
+        engine.load_s = perf_counter() - began
+        return engine
+
+    def generate(self, prompts: Prompt | Sequence[Prompt], decoding: DecodingSpec) -> Generation:
+        """Answers every prompt."""
+        return self.stream(prompts, decoding).result()
+
+    def stream(self, prompts: Prompt | Sequence[Prompt], decoding: DecodingSpec) -> Stream:
+        """Answers every prompt, token by token as they come; all prompts are checked before anything runs."""
+        tally = Tally()
+        asked = _listed(prompts)
+        requests = [
+            Request(id=place, token_ids=tuple(self.encode(prompt, place)), decoding=decoding)
+            for place, prompt in enumerate(asked)
+        ]
+        if not requests:
+            raise RunError("run.prompt", "there is no prompt", hint='give one: prompts=["Hi there!!"]')
+        for request in requests:
+            request.check(self.limits)
+        self.current = Stream(self, asked, requests, tally)
+        return self.current
+
+    def encode(self, prompt: Prompt, place: int = 0) -> Sequence[int]:
+        """Token ids of a prompt; `place` names it in errors."""
+        if not isinstance(prompt, str):
+            return prompt
+        if not prompt:
+            raise RunError("run.prompt", f"prompt {place + 1} is empty", hint="give some text")
+        if self.tokenizer is None:
+            raise RunError(
+                "run.prompt",
+                f"prompt {place + 1} is text, but the package has no tokenizer",
+                hint="give token ids, or build from a model folder that has a tokenizer",
+            )
+        return self.tokenizer.encode(prompt)
+
+
+class Stream:
+    """The events of one call as they happen; `result` is what they come to, and runs what is left to run."""
+
+    def __init__(self, engine: Engine, prompts: Sequence[Prompt], requests: Sequence[Request], tally: Tally) -> None:
+        self._engine = engine
+        self._prompts = prompts
+        self._tally = tally
+        self._scheduler = Scheduler(requests, engine.limits)
+        self._samplers: dict[int, Sampler] = {}  # of the answers under way, by request
+        self._texts: dict[int, TextStream] = {}
+        self._outputs: dict[int, Output] = {}
+        self._events = self._run()
+
+    def __iter__(self) -> Iterator[Event]:
+        return self._events
+
+    def result(self) -> Generation:
+        for _ in self._events:
+            pass
+        outputs = tuple(self._outputs[place] for place in range(len(self._prompts)))
+        return Generation(outputs, self._tally.metrics(self._engine.load_s))
+
+    def _run(self) -> Iterator[Event]:
+        while turn := self._scheduler.schedule():
+            if self._engine.current is not self:
+                raise RunError(
+                    "run.stream",
+                    "another call has taken over the engine's cache",
+                    hint="finish one stream before the next, or give all prompts in one call",
+                )
+            since = perf_counter()
+            logits_BNV = self._engine.state.run(turn.width, turn.rows)
+            token_ids = self._choose(turn, logits_BNV[:, 0]) if turn.ready else []
+            finishes = self._scheduler.advance(turn, token_ids)
+            if turn.is_prefill:
+                self._tally.prefilled(since, sum(len(row.token_ids) for row in turn.rows), len(token_ids))
+            else:
+                self._tally.decoded(since, len(token_ids))
+            for answer, token_id, finish in zip(turn.ready, token_ids, finishes, strict=True):
+                yield self._tell(answer, token_id, finish)
+
+    def _choose(self, turn: Turn, logits_BV: Any) -> list[int]:
+        if turn.is_prefill:
+            self._begin(turn.ready)
+        samplers = [self._samplers[answer.request.id] for answer in turn.ready]
+        return choose(logits_BV, [answer.slot for answer in turn.ready], samplers)
+
+    def _begin(self, answers: Sequence[Answer]) -> None:
+        vocab_size, tokenizer = self._engine.limits.vocab_size, self._engine.tokenizer
+        for request in (answer.request for answer in answers):
+            self._samplers[request.id] = Sampler(request.decoding, request.token_ids, vocab_size)
+            if tokenizer is not None:
+                self._texts[request.id] = TextStream(tokenizer)
+
+    def _tell(self, answer: Answer, token_id: int, finish: Finish | None) -> Event:
+        place = answer.request.id
+        text = self._texts[place].push(token_id) if self._texts else ""
+        if finish is not None:
+            text += self._finish(answer, finish)
+        return Event(request=place, token_id=token_id, text=text, finish=finish)
+
+    def _finish(self, answer: Answer, finish: Finish) -> str:
+        place, tokenizer = answer.request.id, self._engine.tokenizer
+        prompt, token_ids = self._prompts[place], answer.token_ids[len(answer.request.token_ids) :]
+        self._outputs[place] = Output(
+            prompt=prompt if isinstance(prompt, str) else None,
+            text=tokenizer.decode(token_ids) if tokenizer else "",
+            token_ids=tuple(token_ids),
+            finish=finish,
+        )
+        del self._samplers[place]
+        return self._texts.pop(place).flush() if tokenizer else ""
+
+
+def _listed(prompts: Prompt | Sequence[Prompt]) -> Sequence[Prompt]:
+    """One prompt, text or token ids, is a list of one."""
+    is_one = isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int))
+    return [prompts] if is_one else prompts  # type: ignore[list-item,return-value]

@@ -1,0 +1,107 @@
+"""Logits -> token ids: greedy, or drawn after penalties, temperature, top-k, top-p and min-p, in this order.
+
+The order and the meaning of each are those that vLLM and transformers document:
+* repetition penalty: logits of tokens in prompt or answer are divided by it where positive, multiplied where negative;
+* presence penalty: subtracted once from the logits of tokens in the answer;
+* top-k keeps the k largest logits (ties of the k-th too), top-p the smallest set of the likeliest whose probabilities
+  reach p (after top-k), min-p the tokens at least that fraction as likely as the likeliest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isfinite
+
+import numpy as np
+
+from qeffbuild.errors import RunError
+from qeffbuild.spec.types import DecodingSpec
+
+NOT_FINITE = "look for NaN in the weights, or build with model.dtype=float32"
+
+
+class Sampler:
+    """The choices of one request: its random stream, and the tokens that the penalties look at.
+
+    The stream depends on the seed alone: a request draws the same tokens whatever runs beside it.
+    """
+
+    __slots__ = ("_answered", "_decoding", "_random", "_seen", "is_argmax")
+
+    def __init__(self, decoding: DecodingSpec, prompt: Sequence[int], vocab_size: int) -> None:
+        is_penalised = decoding.repetition_penalty != 1.0 or decoding.presence_penalty != 0.0
+        self.is_argmax = decoding.temperature == 0.0 and not is_penalised
+        self._decoding = decoding
+        self._random = np.random.default_rng(decoding.seed) if decoding.temperature else None
+        self._seen = self._answered = np.zeros(0, bool)
+        if is_penalised:
+            self._seen, self._answered = np.zeros((2, vocab_size), bool)
+            self._seen[list(prompt)] = True
+
+    def choose(self, logits_V: np.ndarray) -> int:
+        """The next token; remembered for the penalties of the one after."""
+        penalised = self._penalise(logits_V) if self._seen.size else logits_V
+        token_id = int(penalised.argmax()) if self._random is None else self._draw(penalised, self._random)
+        if self._seen.size:
+            self._seen[token_id] = self._answered[token_id] = True
+        return token_id
+
+    def _penalise(self, logits_V: np.ndarray) -> np.ndarray:
+        penalised, penalty = np.array(logits_V), self._decoding.repetition_penalty
+        seen = penalised[self._seen]
+        penalised[self._seen] = np.where(seen < 0, seen * penalty, seen / penalty)
+        penalised[self._answered] -= self._decoding.presence_penalty
+        return penalised
+
+    def _draw(self, logits_V: np.ndarray, random: np.random.Generator) -> int:
+        token_ids, probabilities = candidates(logits_V, self._decoding)
+        edges = probabilities.cumsum()
+        place = edges.searchsorted(random.random() * edges[-1], side="right")
+        return int(token_ids[min(place, len(token_ids) - 1)])
+
+
+def candidates(logits_V: np.ndarray, decoding: DecodingSpec) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids that may be drawn and their probabilities, which add up to 1. The temperature is above 0."""
+    # The largest is taken off before the division, so that a tiny temperature ends in 0 and -inf, not in inf - inf.
+    scaled = (logits_V - logits_V.max()).astype(np.float64) / decoding.temperature
+    token_ids = np.arange(len(scaled))
+    if 0 < decoding.top_k < len(scaled):
+        smallest = np.partition(scaled, -decoding.top_k)[-decoding.top_k]
+        token_ids = np.flatnonzero(scaled >= smallest)
+        scaled = scaled[token_ids]
+    probabilities = np.exp(scaled)
+    probabilities /= probabilities.sum()
+    if decoding.top_p < 1.0:
+        inside = _nucleus(probabilities, decoding.top_p)
+        token_ids, probabilities = token_ids[inside], probabilities[inside]
+    if decoding.min_p > 0.0:
+        inside = np.flatnonzero(probabilities >= decoding.min_p * probabilities.max())
+        token_ids, probabilities = token_ids[inside], probabilities[inside]
+    return token_ids, probabilities / probabilities.sum()
+
+
+def _nucleus(probabilities: np.ndarray, top_p: float) -> np.ndarray:
+    """Indices of the likeliest tokens, each taken while those before it add up to less than top_p; at least one."""
+    # All tokens below (1 - p) / n add up to less than 1 - p, so none is in the nucleus: only the rest is sorted, which
+    # is a few hundred of a large vocabulary. Half of it leaves room for rounding.
+    likely = np.flatnonzero(probabilities >= (1.0 - top_p) / (2 * len(probabilities)))
+    order = likely[np.argsort(-probabilities[likely], kind="stable")]
+    before = np.cumsum(probabilities[order]) - probabilities[order]
+    return order[: max(1, int(np.count_nonzero(before < top_p)))]
+
+
+def choose(logits_BV: np.ndarray, slots: Sequence[int], samplers: Sequence[Sampler]) -> list[int]:
+    """The next token of each listed row of the logits. Greedy rows share one argmax, the others draw row by row."""
+    largest = logits_BV.argmax(axis=-1).tolist()
+    # An argmax stops at the first NaN, so the largest value tells whether any is there.
+    for slot in slots:
+        if not isfinite(logits_BV[slot, largest[slot]]):
+            raise RunError(
+                "run.logits",
+                "the model gave logits that are not finite numbers",
+                hint=NOT_FINITE,
+            )
+    return [
+        largest[slot] if sampler.is_argmax else sampler.choose(logits_BV[slot])
+        for slot, sampler in zip(slots, samplers, strict=True)
+    ]

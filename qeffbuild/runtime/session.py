@@ -1,0 +1,29 @@
+"""A package -> a session of its backend: the one door through which the runtime runs a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from qeffbuild import backends
+from qeffbuild.package import Package
+from qeffbuild.signature import IoSignature
+
+
+class Session(Protocol):
+    """A package loaded on its devices. States belong to the session: the runtime only carries them about."""
+
+    def signature(self, graph: str) -> IoSignature: ...
+
+    def allocate(self, graph: str, batch_size: int, ctx_len: int) -> Any:
+        """Retained state for `batch_size` rows, to be handed to `run`."""
+
+    def run(self, graph: str, inputs: Mapping[str, np.ndarray], states: Any) -> Mapping[str, np.ndarray]:
+        """Runs once and updates the states in place; outputs are views that hold until the next run."""
+
+
+def open_session(package: Package, *, threads: int | None = None) -> Session:
+    """The session of the backend that the package was built for; only that backend is imported."""
+    return backends.room(package.backend, "session").open_session(package, threads=threads)

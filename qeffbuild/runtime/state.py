@@ -1,0 +1,79 @@
+"""Rows of tokens -> logits: the session's retained state and the input buffers that it is fed from; knows no model.
+
+Buffers are made once per shape and written in place, so that a session can bind them once. Nothing has to be wiped
+between requests: a row begins at position 0, and a position is written before any later one can see it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from qeffbuild.errors import RunError
+from qeffbuild.runtime.request import Limits
+from qeffbuild.runtime.scheduler import Row
+from qeffbuild.runtime.session import Session
+
+GRAPH = "decoder"
+INPUTS = ("input_ids", "position_ids", "logits_index")
+PADDING = -1  # the position of a token that is neither written to the cache nor attends to anything
+
+
+@dataclass(frozen=True, slots=True)
+class Buffers:
+    """The inputs of one shape: tokens and positions [batch_size, seq_len], logits_index [batch_size, num_logits]."""
+
+    feed: dict[str, np.ndarray]
+    token_ids: np.ndarray
+    positions: np.ndarray
+    logits_index: np.ndarray
+
+
+class State:
+    """One cache of `limits.slots` rows, and the way to run tokens through it."""
+
+    def __init__(self, session: Session, limits: Limits) -> None:
+        signature = session.signature(GRAPH)
+        dtypes = {tensor.name: np.dtype(tensor.dtype) for tensor in signature.inputs}
+        if set(dtypes) != set(INPUTS):
+            raise RunError(
+                "run.task",
+                f"the graph's inputs are {', '.join(dtypes)}; text is generated from {', '.join(INPUTS)}",
+                hint="build a package with model.task=causal-lm",
+            )
+        self._session = session
+        self._slots = limits.slots
+        self._dtypes = dtypes
+        self._states = session.allocate(GRAPH, limits.slots, limits.ctx_len)
+        self._buffers: dict[tuple[int, bool], Buffers] = {}
+
+    def run(self, width: int, rows: Iterable[Row], *, every_position: bool = False) -> np.ndarray:
+        """Logits [slots, 1, vocab] at each row's last token, or [slots, width, vocab] at every position.
+
+        Rows of `width` are right-padded; slots without a row idle, and their logits mean nothing. The result is a view
+        that holds until the next run.
+        """
+        buffers = self._buffers.get((width, every_position)) or self._make_buffers(width, every_position)
+        buffers.positions.fill(PADDING)
+        for slot, start, token_ids in rows:
+            count = len(token_ids)
+            if count == 1:
+                buffers.token_ids[slot, 0] = token_ids[0]
+                buffers.positions[slot, 0] = start
+            else:
+                buffers.token_ids[slot, :count] = token_ids
+                buffers.positions[slot, :count] = range(start, start + count)
+            if not every_position:
+                buffers.logits_index[slot, 0] = count - 1
+        return self._session.run(GRAPH, buffers.feed, self._states)["logits"]
+
+    def _make_buffers(self, width: int, every_position: bool) -> Buffers:
+        indices = np.arange(width) if every_position else np.zeros(1)
+        shapes = {"input_ids": (self._slots, width), "position_ids": (self._slots, width)}
+        feed = {name: np.zeros(shape, self._dtypes[name]) for name, shape in shapes.items()}
+        feed["logits_index"] = np.tile(indices.astype(self._dtypes["logits_index"]), (self._slots, 1))
+        buffers = Buffers(feed, feed["input_ids"], feed["position_ids"], feed["logits_index"])
+        self._buffers[width, every_position] = buffers
+        return buffers
