@@ -1,6 +1,6 @@
 """The nouns of a build: frozen values without I/O, torch or OmegaConf.
 
-Each field's metadata says its bounds and, in one line, its meaning; `load` checks them and the documentation prints them.
+Each field's metadata says its bounds and, in one line, its meaning: `load` checks them, the documentation prints them.
 """
 
 from __future__ import annotations
@@ -14,9 +14,14 @@ Task = Literal["auto", "causal-lm"]
 Dtype = Literal["float32", "float16", "bfloat16"]
 
 
-def option(default: Any, doc: str, *, low: float | None = None, high: float | None = None) -> Any:
-    """A field with a meaning and inclusive bounds (for a tuple: of each item)."""
-    return field(default=default, metadata={"doc": doc, "low": low, "high": high})
+def option(
+    default: Any, doc: str, *, low: float | None = None, high: float | None = None, one_or_many: bool = False
+) -> Any:
+    """A field with a meaning and inclusive bounds (for a tuple: of each item).
+
+    With `one_or_many`, a bare value stands for a tuple of one.
+    """
+    return field(default=default, metadata={"doc": doc, "low": low, "high": high, "one_or_many": one_or_many})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +40,12 @@ class ModelSpec:
     allow_pickle: bool = option(False, "read weights from pickle files, which can run code")
     allow_nonfinite: bool = option(False, "accept NaN and Inf in the weights")
     allow_extended_context: bool = option(False, "allow ctx_len beyond max_position_embeddings")
-    kv_head_replication: int = option(1, "how often each KV head is repeated, so that heads divide over devices", low=1, high=64)
-    max_position_embeddings: int | None = option(None, "known before the model is fetched, to check ctx_len early", low=1)
+    kv_head_replication: int = option(
+        1, "how often each KV head is repeated, so that heads divide over devices", low=1, high=64
+    )
+    max_position_embeddings: int | None = option(
+        None, "known before the model is fetched, to check ctx_len early", low=1
+    )
     num_hidden_layers: int | None = option(None, "known before the model is fetched", low=1)
     num_key_value_heads: int | None = option(None, "known before the model is fetched", low=1)
     example_prompts: tuple[str, ...] = option((), "what `run` says when no prompt is given")
@@ -60,12 +69,26 @@ class SpecializationSpec:
     batch_size: int = option(1, "rows of one run", low=1, high=4096)
     prefill_seq_len: int = option(32, "tokens of one prefill chunk", low=1, high=1 << 20)
     ctx_len: int = option(128, "slots of the KV cache: prompt and answer together", low=1, high=1 << 24)
-    continuous_batching: bool | None = option(None, "rows join and leave while others decode; null: yes if full_batch_size is set")
+    continuous_batching: bool | None = option(
+        None, "rows join and leave while others decode; null: yes if full_batch_size is set"
+    )
     full_batch_size: int | None = option(None, "slots of continuous batching", low=1, high=4096)
-    kv_cache_batch_size: int | None = option(None, "cache slots when there are more than full_batch_size", low=1, high=4096)
-    comp_ctx_lengths_prefill: tuple[int, ...] = option((), "context lengths that prefill is compiled for", low=1, high=1 << 24)
-    comp_ctx_lengths_decode: tuple[int, ...] = option((), "context lengths that decode is compiled for", low=1, high=1 << 24)
-    num_speculative_tokens: tuple[int, ...] = option((), "draft tokens that one target run verifies; several values compile several", low=1, high=256)
+    kv_cache_batch_size: int | None = option(
+        None, "cache slots when there are more than full_batch_size", low=1, high=4096
+    )
+    comp_ctx_lengths_prefill: tuple[int, ...] = option(
+        (), "context lengths that prefill is compiled for", low=1, high=1 << 24
+    )
+    comp_ctx_lengths_decode: tuple[int, ...] = option(
+        (), "context lengths that decode is compiled for", low=1, high=1 << 24
+    )
+    num_speculative_tokens: tuple[int, ...] = option(
+        (),
+        "draft tokens that one target run verifies; several values compile several",
+        low=1,
+        high=256,
+        one_or_many=True,
+    )
     prefill_only: bool | None = option(None, "true: prefill graphs only; false: decode graphs only; null: both")
 
 
@@ -92,13 +115,19 @@ class BackendSpec:
 class DecodingSpec:
     """How tokens are chosen. Read at run time, never part of a build's key."""
 
-    max_new_tokens: int | None = option(None, "tokens per prompt; null: until eos or the end of the context", low=1, high=1 << 24)
+    max_new_tokens: int | None = option(
+        None, "tokens per prompt; null: until eos or the end of the context", low=1, high=1 << 24
+    )
     temperature: float = option(0.0, "0 is greedy", low=0.0, high=100.0)
     top_k: int = option(0, "keep the k likeliest tokens; 0: all", low=0, high=1 << 20)
     top_p: float = option(1.0, "keep the likeliest tokens whose probabilities add up to p", low=0.0, high=1.0)
     min_p: float = option(0.0, "keep tokens at least this fraction as likely as the likeliest", low=0.0, high=1.0)
-    repetition_penalty: float = option(1.0, "above 1 makes tokens of prompt and answer less likely", low=0.01, high=100.0)
-    presence_penalty: float = option(0.0, "subtracted from the logits of tokens already generated", low=-100.0, high=100.0)
+    repetition_penalty: float = option(
+        1.0, "above 1 makes tokens of prompt and answer less likely", low=0.01, high=100.0
+    )
+    presence_penalty: float = option(
+        0.0, "subtracted from the logits of tokens already generated", low=-100.0, high=100.0
+    )
     seed: int = option(0, "seed of the sampler", low=0, high=(1 << 63) - 1)
     ignore_eos: bool = option(False, "go on after the end-of-text token")
 
@@ -132,8 +161,8 @@ class BuildSpec:
     adapters: Mapping[str, str]
     launch: LaunchSpec
     cache: CacheSpec
-    prompts: tuple[str, ...] = ()
-    prompts_file: str | None = None
-    out: str | None = None
-    eval_file: str | None = None
-    runs: int = 5
+    prompts: tuple[str, ...] = option((), "what `run` answers; none: the model's example prompts")
+    prompts_file: str | None = option(None, "a text file with one prompt per line")
+    out: str | None = option(None, "the folder that `emit` and reports write to")
+    eval_file: str | None = option(None, "the text that `eval` measures perplexity on")
+    runs: int = option(5, "timed runs of `bench`", low=1, high=10_000)

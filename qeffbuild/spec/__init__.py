@@ -1,0 +1,1 @@
+"""Overrides and YAML files -> BuildSpec, checked once at the door."""

@@ -1,0 +1,85 @@
+"""Assignments -> changed values: what exists is set, what does not is refused with the key that was probably meant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from qeffbuild.errors import SpecError
+from qeffbuild.spec.grammar import COMMAND_LINE, Assignment, Mode
+from qeffbuild.spec.text import nearest, shown
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Values to change, where each was written, and the keys whose content is free (`adapters`)."""
+
+    values: dict[str, Any]
+    origins: dict[str, str]
+    free: frozenset[str]
+
+    def apply(self, assignment: Assignment) -> None:
+        self._put(assignment, assignment.mode, assignment.key, assignment.value)
+
+    def _put(self, said: Assignment, mode: Mode, key: str, value: Any) -> None:
+        parent, name = self._parent(said, key)
+        if mode == "delete":
+            self._delete(said, parent, name)
+            return
+        if isinstance(value, Mapping) and isinstance(parent.get(name), dict):
+            for inner, item in value.items():
+                self._put(said, "force" if mode == "add" else mode, f"{key}.{inner}", item)
+            return
+        if name not in parent and not self._is_free(key):
+            self._refuse_unknown(said, key)
+        if mode == "add" and parent.get(name) is not None:
+            hint = f"write {said.word.lstrip('+')}"
+            what = f"{shown(said.word)}: {key} exists already, with {shown(parent[name])}"
+            raise SpecError("override.exists", what, where=COMMAND_LINE, hint=hint)
+        parent[name] = value
+        self.origins[key] = COMMAND_LINE
+
+    def _parent(self, said: Assignment, key: str) -> tuple[dict[str, Any], str]:
+        """The mapping that holds the last part of `key`."""
+        *above, name = key.split(".")
+        holder: Any = self.values
+        for depth, part in enumerate(above, start=1):
+            if part not in holder and self._is_free(".".join(above[:depth])):
+                holder[part] = {}
+            holder = holder.get(part)
+            if not isinstance(holder, dict):
+                self._refuse_unknown(said, key)
+        return holder, name
+
+    def _delete(self, said: Assignment, parent: dict[str, Any], name: str) -> None:
+        if name not in parent:
+            self._refuse_unknown(said, said.key)
+        if said.value is not None and said.value != parent[name]:
+            what = f"{shown(said.word)}: {said.key} is {shown(parent[name])}"
+            raise SpecError("override.exists", what, where=COMMAND_LINE, hint=f"write ~{said.key}")
+        del parent[name]
+
+    def _is_free(self, key: str) -> bool:
+        return any(key.startswith(f"{free}.") for free in self.free)
+
+    def _refuse_unknown(self, said: Assignment, key: str) -> NoReturn:
+        refuse_unknown(said.word, key, dotted(self.values))
+
+
+def refuse_unknown(word: str, key: str, known: Iterable[str]) -> NoReturn:
+    known = sorted(known)
+    close = nearest(key, known)
+    listed = sorted({name.partition(".")[0] for name in known})
+    value = word.partition("=")[2]
+    hint = f"did you mean {close}={value}?" if close else f"known: {', '.join(listed)}"
+    raise SpecError("override.unknown", f"{shown(word)}: there is no key {shown(key)}", where=COMMAND_LINE, hint=hint)
+
+
+def dotted(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """The dotted name of every value."""
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from dotted(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
