@@ -12,7 +12,7 @@ from qeffbuild.errors import SpecError
 
 def names() -> tuple[str, ...]:
     """Every method that can be named, sorted."""
-    return tuple(sorted(file.stem for file in Path(__file__).parent.glob("[!_]*.py")))
+    return tuple(sorted(file.stem for file in Path(__file__).parent.glob("[!_]*.py")))  # __init__ is no method
 
 
 def find(method: str) -> ModuleType:

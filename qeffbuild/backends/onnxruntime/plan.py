@@ -10,6 +10,7 @@ from qeffbuild.plan.resolve import model_leaves
 from qeffbuild.plan.types import Step
 from qeffbuild.spec.types import BuildSpec, QuantizationSpec
 
+_SESSION = "qeffbuild.backends.onnxruntime.session"  # packaging ends with a run in it
 _GRAPH_TOOLS = ("ml-dtypes", "numpy", "onnx", "onnx-ir")
 
 
@@ -51,7 +52,8 @@ def _package(spec: BuildSpec, graph: str, quantized: bool) -> Step:
     shapes = {name: _plain(value) for name, value in asdict(spec.specialization).items()}
     params: dict[str, Any] = {
         "backend": "onnxruntime",
-        "task": spec.model.task,
+        "session": _SESSION,
+        "allow_nonfinite": spec.model.allow_nonfinite,
         "quantization": quantization_params(spec.quantization) if quantized else {"method": "none"},
         "specialization": shapes,
     }
@@ -59,7 +61,12 @@ def _package(spec: BuildSpec, graph: str, quantized: bool) -> Step:
         name="package",
         action="qeffbuild.actions.package",
         params=params,
-        reads={name: {"task": "model.task"}.get(name, name) for name in params},
+        reads={
+            "backend": "backend",
+            "quantization": "quantization",
+            "specialization": "specialization",
+            "allow_nonfinite": "model.allow_nonfinite",
+        },
         # Weights stay where they are until here: in the checkpoint, beside the export, or beside the quantized graph.
         inputs={
             "graph": "lower",
@@ -72,7 +79,7 @@ def _package(spec: BuildSpec, graph: str, quantized: bool) -> Step:
             "qeffbuild.graph",
             "qeffbuild.package",
             "qeffbuild.signature",
-            "qeffbuild.backends.onnxruntime.session",
+            _SESSION,
         ),
         tools=_GRAPH_TOOLS,
     )

@@ -1,0 +1,59 @@
+"""Neutral graph -> the form that ONNX Runtime runs best; weights are still references."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import Any
+
+import onnx_ir as ir
+from onnx_ir.passes.common import InlinePass
+
+from qeffbuild.executor.work import Work
+from qeffbuild.graph.files import load_graph, save_graph
+from qeffbuild.graph.ops import SCATTER, lower_portable, symbolic
+from qeffbuild.graph.tied import share_tied_head
+from qeffbuild.signature import IoSignature
+
+# What MatMulNBits and the fused attention need of com.microsoft.
+CONTRIB = ("com.microsoft", 1)
+
+
+def run(work: Work) -> None:
+    model = load_graph(work.inputs["graph"] / "graph.onnx")
+    signature = IoSignature.load(work.inputs["graph"] / "io.json")
+    said = lower(model, signature, attention=work.params["attention"])
+    save_graph(model, work.out / "graph.onnx")
+    shutil.copyfile(work.inputs["graph"] / "io.json", work.out / "io.json")
+    (work.out / "lower.json").write_text(json.dumps(said, indent=1, sort_keys=True) + "\n")
+
+
+def lower(model: ir.Model, signature: IoSignature, *, attention: str) -> dict[str, Any]:
+    """Rewrites `model`; what was chosen and why."""
+    InlinePass()(model)
+    in_place = states_written_in_place(model.graph, signature)
+    tied = share_tied_head(model.graph)
+    lower_portable(model)
+    return {
+        "schema": 1,
+        "attention": {"form": "portable", "asked": attention},
+        "in_place": in_place,
+        "tied_head": tied,
+    }
+
+
+def states_written_in_place(graph: ir.Graph, signature: IoSignature) -> list[str]:
+    """States whose input and output may be one buffer: the cache is read by nobody but the write that makes its output.
+
+    Anybody else who read the old content could come after the write.
+    """
+    inputs = {value.name: value for value in graph.inputs}
+    outputs = {value.name: value for value in graph.outputs}
+    writes = {node.outputs[0]: node for node in symbolic(graph, SCATTER)}
+    safe = []
+    for state in signature.states:
+        cache, write = inputs[state.name], writes.get(outputs[state.output])
+        readers = [node for node, _ in cache.uses() if node.op_type != "Shape"]
+        if write is not None and readers == [write] and write.inputs[0] is cache:
+            safe.append(state.name)
+    return safe

@@ -1,0 +1,104 @@
+"""A graph with references, and the weights behind them -> a graph with one data file, written in one pass."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import onnx_ir as ir
+
+from qeffbuild.graph.fold import compute, foldable_values, frontier, identity, remove_unread, sources
+from qeffbuild.graph.weights import Weights
+
+PAGE = 4096  # large tensors start on a page, so that they can be mapped
+SMALL = 1024  # bytes below which a tensor stays inside the graph: shapes have to, for shape inference
+_CHUNK = 1 << 22
+
+Progress = Callable[[float, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What was written: the file's size and digest, and how many tensors are in it."""
+
+    size: int
+    sha256: str
+    tensors: int
+
+
+def write_weights(
+    model: ir.Model, weights: Weights, data: Path, progress: Progress = lambda fraction, what: None
+) -> Written:
+    """Stores every tensor that the graph reads in `data` and points the graph at it.
+
+    Whatever depends on weights alone is computed on the way (a float16 checkpoint is converted, a transpose is carried
+    out), once per tensor however often it is used. Memory: the largest tensor.
+    """
+    graph = model.graph
+    foldable = foldable_values(graph)
+    wanted = [value for value in frontier(graph, foldable) if value.const_value is not None or sources(value)]
+    stored: dict[str, ir.Value] = {}
+    with data.open("wb") as file:
+        output = DataFile(file)
+        for done, value in enumerate(wanted):
+            key = identity(value)
+            if key not in stored:
+                progress(done / len(wanted), value.name or "")
+                name = value.name or f"weight_{done}"
+                stored[key] = stored_value(name, compute(value, weights), output, data.name)
+            _replace(graph, value, stored[key])
+        written = Written(output.position, output.digest.hexdigest(), output.tensors)
+    remove_unread(graph)
+    return written
+
+
+class DataFile:
+    """A file that knows its position and the digest of its bytes."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.position = 0
+        self.tensors = 0
+        self.digest = hashlib.sha256()
+
+    def append(self, array: np.ndarray) -> tuple[int, int]:
+        """Writes an array behind the others; its offset and length."""
+        self._put(memoryview(bytes(-self.position % (PAGE if array.nbytes >= PAGE else 64))))
+        offset = self.position
+        content = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+        for start in range(0, len(content), _CHUNK):
+            self._put(content[start : start + _CHUNK])
+        self.tensors += 1
+        return offset, self.position - offset
+
+    def _put(self, chunk: memoryview) -> None:
+        self.file.write(chunk)
+        self.digest.update(chunk)
+        self.position += len(chunk)
+
+
+def stored_value(name: str, array: np.ndarray, output: DataFile, location: str) -> ir.Value:
+    """A new initializer with the array's values: inside the graph if small, else in the data file."""
+    dtype = ir.DataType.from_numpy(array.dtype.newbyteorder("="))
+    shape = ir.Shape(array.shape)
+    tensor: ir.TensorProtocol
+    if array.nbytes < SMALL:
+        tensor = ir.Tensor(np.array(array), dtype=dtype, name=name)
+    else:
+        offset, length = output.append(array)
+        tensor = ir.ExternalTensor(location, offset, length, dtype, shape=shape, name=name)
+    return ir.Value(name=name, shape=shape, type=ir.TensorType(dtype), const_value=tensor)
+
+
+def _replace(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+    if old.is_initializer():
+        del graph.initializers[old.name or ""]
+    elif old.name == new.name:
+        old.name = f"{old.name}.replaced"  # names are unique, and its maker goes with remove_unread
+    if new.name not in graph.initializers:
+        graph.initializers.add(new)
