@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from qeffbuild.plan.keys import Preimage
@@ -12,8 +13,20 @@ from qeffbuild.plan.types import Step
 NEVER_BUILT = "never built"
 
 
-def explain(step: Step, old: Preimage | None, new: Preimage) -> tuple[str, ...]:
-    """One line for each difference; `old` is the pre-image of the nearest earlier result, None if there is none."""
+LeafFiles = Mapping[str, Mapping[str, str]]  # leaf -> file -> digest
+
+
+def explain(
+    step: Step,
+    old: Preimage | None,
+    new: Preimage,
+    old_files: LeafFiles = MappingProxyType({}),
+    new_files: LeafFiles = MappingProxyType({}),
+) -> tuple[str, ...]:
+    """One line for each difference; `old` is the pre-image of the nearest earlier result, None if there is none.
+
+    A leaf that changed is told by its files where those of both times are known.
+    """
     if old is None:
         return (NEVER_BUILT,)
     return (
@@ -23,7 +36,7 @@ def explain(step: Step, old: Preimage | None, new: Preimage) -> tuple[str, ...]:
         *_params(step, old["params"], new["params"]),
         *_changed(old["inputs"], new["inputs"], lambda role: f"inputs.{role} changed"),
         *_narrowed(old["narrow"], new["narrow"]),
-        *_changed(old["leaves"], new["leaves"], lambda name: f"leaf {name} changed"),
+        *_leaves(old["leaves"], new["leaves"], old_files, new_files),
         *_changed(old["code"], new["code"], lambda name: f"code {name} changed"),
         *_said("tool", old["tools"], new["tools"]),
         *_said("environment", old["env"], new["env"]),
@@ -40,11 +53,6 @@ def distance(old: Preimage, new: Preimage) -> int:
         else:
             count += not _same(a, b)
     return count
-
-
-def leaf_files(name: str, old: Mapping[str, str], new: Mapping[str, str]) -> tuple[str, ...]:
-    """Which files of a changed leaf differ, given the digest of each file before and now."""
-    return _changed(old, new, lambda file: f"leaf {name}: {file} changed")
 
 
 _NOTHING: Any = object()
@@ -89,9 +97,26 @@ def _values(word: str, old: Any, new: Any) -> list[str]:
     return lines
 
 
+def _leaves(
+    old: Mapping[str, Any], new: Mapping[str, Any], old_files: LeafFiles, new_files: LeafFiles
+) -> tuple[str, ...]:
+    lines: list[str] = []
+    for name in sorted(old.keys() | new.keys()):
+        if _same(old.get(name, _NOTHING), new.get(name, _NOTHING)):
+            continue
+        before, after = old_files.get(name), new_files.get(name)
+        files = _differing(before, after) if before and after else []
+        lines += [f"leaf {name}: {file} changed" for file in files] or [f"leaf {name} changed"]
+    return tuple(lines)
+
+
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any], line: Callable[[str], str]) -> tuple[str, ...]:
+    return tuple(map(line, _differing(old, new)))
+
+
+def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     names = sorted(old.keys() | new.keys())
-    return tuple(line(name) for name in names if not _same(old.get(name, _NOTHING), new.get(name, _NOTHING)))
+    return [name for name in names if not _same(old.get(name, _NOTHING), new.get(name, _NOTHING))]
 
 
 def _narrowed(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, ...]:

@@ -55,13 +55,13 @@ def deep_keys(plan: Plan, world: World) -> dict[str, Key]:
     keys: dict[str, Key] = {}
     for step in plan.steps:
         inputs = {role: keys[name].digest for role, name in step.inputs.items()}
-        keys[step.name] = _key("deep", step, seen, inputs)
+        keys[step.name] = _deep_key(step, seen, inputs)
     return keys
 
 
-def shallow_key(step: Step, world: World, inputs: Mapping[str, str]) -> Key:
-    """The key by content: `inputs` maps each role to the digest of the files that the step reads of it."""
-    return _key("shallow", step, _Seen(world), inputs)
+def shallow_key(deep: Key, inputs: Mapping[str, str]) -> Key:
+    """The same step by content: `inputs` maps each role to the digest of the files that the step reads of it."""
+    return _digested({**deep.preimage, "kind": "shallow", "inputs": dict(inputs)})
 
 
 def canonical(value: Any) -> bytes:
@@ -73,10 +73,10 @@ def canonical(value: Any) -> bytes:
     return _spell(value)
 
 
-def _key(kind: str, step: Step, seen: _Seen, inputs: Mapping[str, str]) -> Key:
+def _deep_key(step: Step, seen: _Seen, inputs: Mapping[str, str]) -> Key:
     preimage = {
         "schema": SCHEMA,
-        "kind": kind,
+        "kind": "deep",
         "action": step.action,
         "version": step.version,
         "params": step.params,
@@ -88,6 +88,10 @@ def _key(kind: str, step: Step, seen: _Seen, inputs: Mapping[str, str]) -> Key:
         "env": {name: seen.env(name) for name in step.env},
     }
     _check((step.params,))  # all else is made above
+    return _digested(preimage)
+
+
+def _digested(preimage: Preimage) -> Key:
     return Key(sha256(_spell(preimage)).hexdigest(), preimage)
 
 

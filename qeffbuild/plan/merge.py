@@ -35,6 +35,23 @@ class Merged:
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes.values())
 
+    def roots(self) -> tuple[str, ...]:
+        """What must be looked at: the goals, and every order-only step below them.
+
+        A goal that is up to date vouches for all that it read, but not for a check that its key knows nothing of.
+        """
+        found: dict[str, None] = dict.fromkeys(goal for goals in self.goals for goal in goals)
+        stack, seen = list(found), set[str]()
+        while stack:
+            digest = stack.pop()
+            if digest in seen:
+                continue
+            seen.add(digest)
+            ordered = [name for alternative in self.nodes[digest].after for name in sorted(alternative)]
+            found.update(dict.fromkeys(ordered))
+            stack += (*self.nodes[digest].inputs.values(), *ordered)
+        return tuple(found)
+
     @property
     def keys(self) -> dict[str, Key]:
         return {digest: node.key for digest, node in self.nodes.items()}

@@ -89,7 +89,7 @@ def write_private(path: Path, data: bytes) -> None:
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Share the blocks where the file system can, else copy the bytes; never a link, through which one could edit both."""
+    """Share the blocks where the file system can, else copy the bytes; through a link one could edit both."""
     with open(source, "rb") as reader, open(target, "xb") as writer:
         try:
             fcntl.ioctl(writer.fileno(), FICLONE, reader.fileno())

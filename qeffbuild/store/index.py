@@ -51,7 +51,7 @@ class Index:
     def digest_of(self, status: os.stat_result) -> str | None:
         """The recorded digest of a file that still bears the same stamp."""
         question = "SELECT digest, hashed FROM stamp WHERE dev=? AND ino=? AND size=? AND mtime=? AND ctime=?"
-        rows = self._ask(lambda db: db.execute(question, stamp(status)).fetchall(), [])
+        rows: list[tuple[str, int]] = self._ask(lambda db: db.execute(question, stamp(status)).fetchall(), [])
         if not rows:
             return None
         digest, hashed = rows[0]
@@ -74,7 +74,8 @@ class Index:
     def keys_named(self, name: str, limit: int) -> list[str]:
         """The latest entries of a step name, newest first."""
         question = "SELECT key FROM entry WHERE name=? ORDER BY at DESC LIMIT ?"
-        return [row[0] for row in self._ask(lambda db: db.execute(question, (name, limit)).fetchall(), [])]
+        rows: list[tuple[str]] = self._ask(lambda db: db.execute(question, (name, limit)).fetchall(), [])
+        return [key for (key,) in rows]
 
     def is_filled(self) -> bool:
         """Whether the entries on disk were all entered once; every publish enters its own."""

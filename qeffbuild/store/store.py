@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Literal
 
 from qeffbuild.errors import StoreError
-from qeffbuild.plan.explain import distance
-from qeffbuild.plan.keys import Preimage, canonical
+from qeffbuild.plan.explain import NEVER_BUILT, distance, explain
+from qeffbuild.plan.keys import Key, Preimage, canonical
+from qeffbuild.plan.types import Step
 from qeffbuild.store import disk, publish, verify
 from qeffbuild.store.index import Index, Row
 from qeffbuild.store.lock import Say, locked, silent, try_lock
@@ -95,6 +96,22 @@ class Store:
         """The earlier entry of that step name which differs least."""
         records = self._records_named(name)
         return min(records, key=lambda record: distance(record.preimage, preimage), default=None)
+
+    def why(self, step: Step, key: Key) -> tuple[str, ...]:
+        """What differs between `key` and the nearest earlier result, in the user's words."""
+        record = self.nearest(step.name, key.preimage)
+        if record is None:
+            return (NEVER_BUILT,)
+        if record.key == key.digest:
+            return ("its result was damaged",)
+        return explain(step, record.preimage, key.preimage, record.leaf_files, self.leaf_files(key)) or (
+            "its result was removed",
+        )
+
+    def leaf_files(self, key: Key) -> dict[str, Mapping[str, str]]:
+        """The files of each leaf folder that `key` names, as far as this process digested them."""
+        leaves = key.preimage["leaves"]
+        return {name: self._folders[digest] for name, digest in leaves.items() if digest in self._folders}
 
     def _records_named(self, name: str) -> list[Record]:
         if not self.home.is_dir():
@@ -256,10 +273,6 @@ class Store:
         digest = sha256(canonical(files)).hexdigest()
         self._folders[digest] = files
         return digest
-
-    def files_of(self, folder_digest: str) -> Mapping[str, str]:
-        """The files behind a digest that `digest_folder` gave in this process; empty for any other."""
-        return self._folders.get(folder_digest, {})
 
     # -- the house ----------------------------------------------------------------------------------------------------
 
