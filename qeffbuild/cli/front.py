@@ -96,7 +96,9 @@ def _bug(error: Exception, *, as_json: bool, debug: bool) -> int:
         hint = f"this is a bug of ours; the report is {report.name}"
     except OSError:
         hint = "this is a bug of ours; --debug shows the traceback"
-    return _failed(_Internal("internal", last, hint=hint).with_traceback(error.__traceback__), as_json=as_json, debug=debug)
+    return _failed(
+        _Internal("internal", last, hint=hint).with_traceback(error.__traceback__), as_json=as_json, debug=debug
+    )
 
 
 class _Internal(QeffBuildError):

@@ -40,7 +40,12 @@ FLAGS: dict[str, Flag] = {
         Flag(name="--version", does="print the version"),
         Flag(name="--help", short="-h", does="print this, or the help of a verb"),
         Flag(name="--cfg", short="-c", value="job|hydra|all", does="Hydra: print the composed configuration"),
-        Flag(name="--info", short="-i", value="WHAT", does="Hydra: all, config, defaults, defaults-tree, plugins, searchpath"),
+        Flag(
+            name="--info",
+            short="-i",
+            value="WHAT",
+            does="Hydra: all, config, defaults, defaults-tree, plugins, searchpath",
+        ),
         Flag(name="--package", short="-p", value="PACKAGE", does="Hydra: the part that --cfg prints"),
         Flag(name="--resolve", does="Hydra: resolve interpolations for --cfg"),
         Flag(name="--hydra-help", does="Hydra: its own help"),
@@ -123,7 +128,9 @@ def _flag(word: str, rest: list[str]) -> tuple[Flag, str | None]:
         )
     flag = FLAGS.get(SHORT.get(name, name))
     if flag is None:
-        raise SpecError("flag.unknown", f"{name}: no such flag", hint=_nearest(name, FLAGS) or "qeffbuild --help lists them")
+        raise SpecError(
+            "flag.unknown", f"{name}: no such flag", hint=_nearest(name, FLAGS) or "qeffbuild --help lists them"
+        )
     if flag.value is None:
         if equals:
             raise SpecError("flag.value", f"{flag.name} takes no value, found {value}", hint=f"write {flag.name} alone")
@@ -176,7 +183,11 @@ def _checked(command: Command) -> Command:
     for flag in ("--to", "--check", "--max-size", "--older", "--dry-run", "--allow-outside"):
         takers = [name for name, verb in VERBS.items() if flag in verb.flags]
         if command.has(flag) and not any(call.verb in takers for call in command.calls):
-            raise SpecError("flag.verb", f"{flag} means nothing to {command.calls[0].verb}", hint=f"it goes with: {' '.join(takers)}")
+            raise SpecError(
+                "flag.verb",
+                f"{flag} means nothing to {command.calls[0].verb}",
+                hint=f"it goes with: {' '.join(takers)}",
+            )
     if command.goal not in GOALS:
         raise SpecError("flag.value", f"--to {command.goal}: no such goal", hint=f"one of: {', '.join(GOALS)}")
     return replace(command, overrides=command.overrides + _shorthand(command))
