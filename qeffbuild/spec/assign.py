@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from qeffbuild.errors import SpecError
 from qeffbuild.spec.grammar import COMMAND_LINE, Assignment, Mode
-from qeffbuild.spec.text import nearest, shown
+from qeffbuild.spec.text import as_hint, nearest, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +35,10 @@ class Target:
         if name not in parent and not self._is_free(key):
             self._refuse_unknown(said, key)
         if mode == "add" and parent.get(name) is not None:
-            hint = f"write {said.word.lstrip('+')}"
+            hint = as_hint(f"write {said.word.lstrip('+')}", "leave out the +")
             what = f"{shown(said.word)}: {key} exists already, with {shown(parent[name])}"
             raise SpecError("override.exists", what, where=COMMAND_LINE, hint=hint)
-        parent[name] = value
+        parent[name] = copy.deepcopy(value)
         self.origins[key] = COMMAND_LINE
 
     def _parent(self, said: Assignment, key: str) -> tuple[dict[str, Any], str]:
@@ -71,8 +72,9 @@ def refuse_unknown(word: str, key: str, known: Iterable[str]) -> NoReturn:
     known = sorted(known)
     close = nearest(key, known)
     listed = sorted({name.partition(".")[0] for name in known})
-    value = word.partition("=")[2]
-    hint = f"did you mean {close}={value}?" if close else f"known: {', '.join(listed)}"
+    name, equals, value = word.partition("=")
+    again = f"{close}{equals}{value}" if name.lstrip("+~") == key else close
+    hint = as_hint(f"did you mean {again}?", f"did you mean {close}?") if close else f"known: {', '.join(listed)}"
     raise SpecError("override.unknown", f"{shown(word)}: there is no key {shown(key)}", where=COMMAND_LINE, hint=hint)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from qeffbuild.errors import AbsentError, ModelError, QeffBuildError, SpecError
+from qeffbuild.spec import matrix
 from qeffbuild.spec.text import nearest, shown
 from qeffbuild.spec.types import BuildSpec, DeviceGroupSpec, ModelSpec, SpecializationSpec
 
@@ -33,7 +34,11 @@ def check(spec: BuildSpec, origins: Mapping[str, str]) -> None:
     for complaint in _complaints(spec):
         where = origins.get(complaint.key)
         raise complaint.error(complaint.kind, f"{complaint.key}: {complaint.what}", where=where, hint=complaint.hint)
-    import_module("qeffbuild.backends").room(spec.backend.name, "options").check(spec)
+    try:
+        import_module("qeffbuild.backends").room(spec.backend.name, "options").check(spec)
+    except QeffBuildError as error:
+        error.where = error.where or origins.get(error.message.partition(":")[0])
+        raise
 
 
 def _complaints(spec: BuildSpec) -> Iterator[Complaint]:
@@ -43,6 +48,7 @@ def _complaints(spec: BuildSpec) -> Iterator[Complaint]:
     yield from _batching(spec.specialization)
     yield from _devices(spec.device_group, spec.model)
     yield from _elsewhere(spec)
+    yield from _combination(spec)
 
 
 def _model(model: ModelSpec) -> Iterator[Complaint]:
@@ -120,7 +126,8 @@ def _shapes(shapes: SpecializationSpec) -> Iterator[Complaint]:
 def _batching(shapes: SpecializationSpec) -> Iterator[Complaint]:
     prefix = "specialization"
     slots = shapes.full_batch_size
-    if shapes.continuous_batching and slots is None:
+    prefills_only = shapes.prefill_only is True and shapes.kv_cache_batch_size is not None
+    if shapes.continuous_batching and slots is None and not prefills_only:
         what = "continuous batching needs its number of slots"
         yield Complaint("spec.missing", f"{prefix}.full_batch_size", what, f"{prefix}.full_batch_size=4")
     if slots is not None and shapes.continuous_batching is False:
@@ -174,3 +181,10 @@ def _elsewhere(spec: BuildSpec) -> Iterator[Complaint]:
         yield Complaint(
             "spec.conflict", "prompts_file", "prompts are given here and in `prompts`", "leave one of the two out"
         )
+
+
+def _combination(spec: BuildSpec) -> Iterator[Complaint]:
+    for combination in matrix.of_spec(spec):
+        verdict = matrix.verdict(combination)
+        if verdict is not None and verdict.gives is None:
+            yield Complaint("spec.conflict", verdict.change.partition("=")[0], verdict.refused, verdict.change)

@@ -3,7 +3,7 @@
 Hydra decides which choices there are and in which order they come (its defaults lists), and reads the grammar of the
 overrides. Files reach it through our own reader (documents.py), so that it never meets one that was not checked. Values
 are merged and overridden here, on plain dictionaries: so every mistake is named with its place, and a sweep composes
-once per tuple of choices. Only this module, grammar.py and references.py know Hydra and OmegaConf.
+once per tuple of choices. Only defaults.py, grammar.py and references.py know Hydra and OmegaConf.
 """
 
 from __future__ import annotations
@@ -15,28 +15,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from hydra import version as hydra_version
-from hydra._internal.config_repository import ConfigRepository
-from hydra._internal.defaults_list import DefaultsList, create_defaults_list
-from hydra.core.default_element import ResultDefault
-from hydra.core.object_type import ObjectType
-from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException, MissingConfigException
-from hydra.plugins.config_source import ConfigResult, ConfigSource
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from qeffbuild import paths
-from qeffbuild.errors import AbsentError, PathError, SpecError
-from qeffbuild.spec.assign import Target, refuse_unknown
-from qeffbuild.spec.documents import Document
-from qeffbuild.spec.grammar import COMMAND_LINE, Assignment, assignments
+from qeffbuild.errors import AbsentError, QeffBuildError
+from qeffbuild.spec.assign import Target
+from qeffbuild.spec.defaults import Part, list_parts
+from qeffbuild.spec.grammar import Assignment, assignments
 from qeffbuild.spec.keys import GROUPS, keys_of, plain_defaults, root_keys
-from qeffbuild.spec.references import refuse_resolvers, resolve_references
+from qeffbuild.spec.references import resolve_references
 from qeffbuild.spec.sources import Sources
-from qeffbuild.spec.text import is_choice, shown
 
-ROOT = "build"
 _HYDRA_WORDS = ("defaults", "hydra")  # keys of a file that are Hydra's, not ours
 
 
@@ -54,24 +41,24 @@ class Composed:
 
 def compose(overrides: Sequence[str], *, conf_dirs: Sequence[Path] = ()) -> Composed:
     """The configuration for `overrides`; files in `conf_dirs`, the nearest first, come before the packaged ones."""
-    return compose_variants(overrides, [()], conf_dirs=conf_dirs)[0]
+    return _composed(overrides, (*conf_dirs, paths.resource_dir("conf")), {})
 
 
 def compose_variants(
     base: Sequence[str], variants: Sequence[Sequence[str]], *, conf_dirs: Sequence[Path] = ()
-) -> list[Composed]:
-    """The configuration for `base` with each of `variants`: composed once per tuple of choices, then overridden."""
+) -> list[Composed | QeffBuildError]:
+    """For each of `variants` (overrides that follow `base`) its configuration, or why there is none.
+
+    Composes once per tuple of choices; variants that differ in single values cost a copy.
+    """
     folders = (*conf_dirs, paths.resource_dir("conf"))
     skeletons: dict[tuple[str, ...], _Skeleton] = {}
-    composed = []
+    composed: list[Composed | QeffBuildError] = []
     for variant in variants:
-        said = assignments([*base, *variant])
-        sources = Sources(folders)
-        choices = tuple(assignment for assignment in said if _chooses(assignment, sources))
-        words = tuple(assignment.word for assignment in choices)
-        if words not in skeletons:
-            skeletons[words] = _skeleton(choices, sources)
-        composed.append(_overridden(skeletons[words], [item for item in said if item not in choices]))
+        try:
+            composed.append(_composed([*base, *variant], folders, skeletons))
+        except QeffBuildError as error:
+            composed.append(error)
     return composed
 
 
@@ -84,6 +71,16 @@ class _Skeleton:
     choices: Mapping[str, str | None]
     sources: Sources
     free: frozenset[str]
+
+
+def _composed(words: Sequence[str], folders: Sequence[Path], skeletons: dict[tuple[str, ...], _Skeleton]) -> Composed:
+    said = assignments(words)
+    sources = Sources(folders)
+    choices = tuple(assignment for assignment in said if _chooses(assignment, sources))
+    chosen = tuple(assignment.word for assignment in choices)
+    if chosen not in skeletons:
+        skeletons[chosen] = _skeleton(choices, sources)
+    return _overridden(skeletons[chosen], [assignment for assignment in said if assignment.word not in chosen])
 
 
 def _chooses(said: Assignment, sources: Sources) -> bool:
@@ -107,33 +104,26 @@ def _overridden(skeleton: _Skeleton, said: Sequence[Assignment]) -> Composed:
 
 
 def _skeleton(said: Sequence[Assignment], sources: Sources) -> _Skeleton:
-    listed = _defaults_list(said, sources)
+    listed = list_parts(said, sources)
     values: dict[str, Any] = {group: plain_defaults(keys_of(cls)) for group, cls in GROUPS.items()}
     values |= {"backend": {}, "adapters": {}, **plain_defaults(root_keys())}
     origins: dict[str, str] = {}
-    for default in listed.defaults:
-        document = sources.document(default.config_path or "")
-        if document is not None:
-            _embed(values, origins, document, default)
+    for part in listed.parts:
+        _embed(values, origins, part)
     free = _fill_backend(values["backend"])
-    choices = dict(listed.overrides.known_choices)
-    return _Skeleton(values=values, origins=origins, choices=choices, sources=sources, free=free)
+    return _Skeleton(values=values, origins=origins, choices=listed.choices, sources=sources, free=free)
 
 
-def _embed(values: dict[str, Any], origins: dict[str, str], document: Document, default: ResultDefault) -> None:
+def _embed(values: dict[str, Any], origins: dict[str, str], part: Part) -> None:
     """Merges one file into `values`, under its package."""
-    own = {key: value for key, value in document.values.items() if key not in _HYDRA_WORDS}
-    package = "" if default.package in (None, "", "_global_") else f"{default.package}."
-    holder = values
-    for part in package.split(".")[:-1]:
-        inner = holder.setdefault(part, {})
-        if not isinstance(inner, dict):
-            inner = holder[part] = {}
-        holder = inner
-    _merge(holder, copy.deepcopy(own))
-    for key in document.lines:
+    own: dict[str, Any] = {key: value for key, value in part.document.values.items() if key not in _HYDRA_WORDS}
+    prefix = f"{part.package}." if part.package else ""
+    for name in reversed(part.package.split(".") if part.package else ()):
+        own = {name: own}
+    _merge(values, copy.deepcopy(own))
+    for key in part.document.lines:
         if key.partition(".")[0].partition("[")[0] not in _HYDRA_WORDS:
-            origins[f"{package}{key}"] = document.where(key)
+            origins[f"{prefix}{key}"] = part.document.where(key)
 
 
 def _merge(into: dict[str, Any], more: Mapping[str, Any]) -> None:
@@ -158,130 +148,3 @@ def _fill_backend(said: Any) -> frozenset[str]:
     return frozenset(
         {"adapters", *(f"backend.{key.name}" for key in options.values() if key.kind in ("mapping", "any"))}
     )
-
-
-def _defaults_list(said: Sequence[Assignment], sources: Sources) -> DefaultsList:
-    """Hydra's answer: the files to read, in the order in which they are merged."""
-    hydra_version.setbase("1.3")
-    try:
-        return create_defaults_list(
-            repo=_Repository(sources),
-            config_name=ROOT,
-            overrides_list=[_choice(assignment, sources) for assignment in said],
-            prepend_hydra=False,
-            skip_missing=False,
-        )
-    except MissingConfigException as error:
-        group, _, name = (error.missing_cfg_file or "").rpartition("/")
-        _refuse_missing(group, name, sources)
-        raise
-    except (HydraException, OmegaConfBaseException, ValueError, AssertionError) as error:
-        what = str(error).partition("\n")[0] or "the defaults lists do not fit"
-        raise SpecError("spec.defaults", what, hint="see docs/configuration.md on defaults lists") from error
-    except RecursionError as error:
-        raise SpecError("spec.cycle", "defaults lists name each other", hint="remove one of the entries") from error
-
-
-def _choice(said: Assignment, sources: Sources) -> Override:
-    """The override as Hydra wants it, once it is seen to choose something that exists."""
-    in_root = said.key in _root_groups(sources)
-    if said.mode == "delete" or (said.value is None and in_root and said.mode == "set"):
-        return assignments([f"~{said.key}"])[0].said
-    if said.mode != "set" and in_root:
-        what = f"{shown(said.word)}: the group {said.key} has a choice already"
-        raise SpecError("override.exists", what, where=COMMAND_LINE, hint=f"write {said.word.lstrip('+')}")
-    if said.mode == "set" and not in_root:
-        refuse_unknown(said.word, said.key, [f"+{said.key}"])
-    sources.refuse_choice(said.key, said.value, COMMAND_LINE)
-    return said.said
-
-
-def _root_groups(sources: Sources) -> set[str]:
-    root = sources.document(ROOT)
-    entries = root.values.get("defaults") or [] if root else []
-    return {key for entry in entries if isinstance(entry, dict) for key in entry}
-
-
-def _refuse_missing(group: str, name: str, sources: Sources) -> None:
-    """A defaults list names a file that is not there: say which list does."""
-    for document in sources.read.values():
-        for place, entry in enumerate(document.values.get("defaults") or []):
-            if name in (entry.values() if isinstance(entry, dict) else [str(entry).rpartition("/")[2]]):
-                sources.refuse_choice(group, name, document.where(f"defaults[{place}]"))
-    sources.refuse_choice(group, name, None)
-
-
-class _Repository(ConfigRepository):
-    """Hydra's view of our sources."""
-
-    def __init__(self, sources: Sources) -> None:
-        self.sources = [_Source(sources)]
-        self._loaded: dict[str, ConfigResult | None] = {}
-
-    def load_config(self, config_path: str) -> ConfigResult | None:
-        if config_path not in self._loaded:
-            self._loaded[config_path] = super().load_config(config_path)
-        return self._loaded[config_path]
-
-
-class _Source(ConfigSource):
-    """Hydra's port for folders of choices: it is handed the defaults list of each, the values stay with us."""
-
-    def __init__(self, sources: Sources) -> None:
-        super().__init__(provider="qeffbuild", path=f"{self.scheme()}://")
-        self._sources = sources
-
-    @staticmethod
-    def scheme() -> str:
-        return "checked"
-
-    def load_config(self, config_path: str) -> ConfigResult:
-        document = self._sources.document(config_path)
-        assert document is not None, "Hydra asks is_config first"
-        entries = _entries(document)
-        config = OmegaConf.create({"defaults": entries} if entries else {})
-        return ConfigResult(self.provider, self.path, config, header={"package": document.package})
-
-    def is_group(self, config_path: str) -> bool:
-        return self._sources.is_group(config_path)
-
-    def is_config(self, config_path: str) -> bool:
-        return self._sources.find(config_path) is not None
-
-    def available(self) -> bool:
-        return True
-
-    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
-        return self._sources.choices(config_path)
-
-
-def _entries(document: Document) -> list[Any]:
-    """The defaults list of a file without Hydra's own groups, once every name in it is seen to stay in its group."""
-    entries = document.values.get("defaults", [])
-    if not isinstance(entries, list):
-        raise SpecError("spec.type", "defaults is a list", where=document.where("defaults"), hint="- GROUP: CHOICE")
-    kept = []
-    for place, entry in enumerate(entries):
-        where = document.where(f"defaults[{place}]")
-        for group, name in entry.items() if isinstance(entry, dict) else [("", entry)]:
-            _check_entry(group, name, where)
-            if not group.rpartition(" ")[2].removeprefix("/").startswith("hydra/"):
-                kept.append({group: name} if group else name)
-    return kept
-
-
-def _check_entry(group: str, name: Any, where: str) -> None:
-    names = [*group.split(" "), *(name if isinstance(name, list) else [name])]
-    for part in names:
-        if part is None or part in ("", "_self_", "???"):
-            continue
-        if not isinstance(part, str):
-            raise SpecError(
-                "spec.type", f"defaults: found {shown(part)} instead of a name", where=where, hint="- GROUP: CHOICE"
-            )
-        if "${" in part:
-            refuse_resolvers(part, where)
-            continue
-        if not is_choice(part.removeprefix("/").partition("@")[0]):
-            hint = "a choice is the name of a file inside its group"
-            raise PathError("override.path", f"{shown(part)} is not a name inside a group", where=where, hint=hint)

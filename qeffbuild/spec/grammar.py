@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 
 from qeffbuild.errors import PathError, SpecError
 from qeffbuild.spec.documents import FORBIDDEN
-from qeffbuild.spec.text import shown, unwelcome
+from qeffbuild.spec.text import as_hint, shown, unwelcome
 
 MAX_WORD = 1 << 16
 COMMAND_LINE = "command line"
@@ -117,11 +117,8 @@ def _refuse_syntax(word: str, error: HydraException) -> NoReturn:
     column = _column(word, error)
     what = f"{shown(word)} cannot be read at column {column}: {_reason(word, column)}"
     hint = f"quote text with special characters: '{word.partition('=')[0]}=\"...\"'"
-    raise SpecError("override.syntax", what, where=COMMAND_LINE, hint=shown_hint(hint)) from error
-
-
-def shown_hint(hint: str) -> str:
-    return hint if hint.isprintable() and len(hint) < 200 else "quote text with special characters"
+    hint = as_hint(hint, "quote text with special characters")
+    raise SpecError("override.syntax", what, where=COMMAND_LINE, hint=hint) from error
 
 
 def _column(word: str, error: HydraException) -> int:

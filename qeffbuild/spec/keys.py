@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import types
 import typing
@@ -99,7 +100,7 @@ def root_keys() -> Mapping[str, Key]:
 
 def plain_defaults(keys: Mapping[str, Key]) -> dict[str, Any]:
     """The default of each key as a JSON value."""
-    return {name: list(key.default) if key.many else key.default for name, key in keys.items()}
+    return {name: list(key.default) if key.many else copy.copy(key.default) for name, key in keys.items()}
 
 
 def _key(field: dataclasses.Field[Any], hint: Any) -> Key:
@@ -111,7 +112,7 @@ def _key(field: dataclasses.Field[Any], hint: Any) -> Key:
     return Key(
         name=field.name,
         kind="text" if literal else _kind(inner),
-        default=None if field.default is dataclasses.MISSING else field.default,
+        default=_default(field),
         doc=field.metadata.get("doc", ""),
         many=many,
         one_or_many=field.metadata.get("one_or_many", False),
@@ -120,6 +121,12 @@ def _key(field: dataclasses.Field[Any], hint: Any) -> Key:
         low=field.metadata.get("low"),
         high=field.metadata.get("high"),
     )
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return None if field.default is dataclasses.MISSING else field.default
 
 
 def _kind(hint: Any) -> Kind:

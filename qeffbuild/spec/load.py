@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, NoReturn
 
 from qeffbuild import paths
-from qeffbuild.errors import SpecError
+from qeffbuild.errors import AbsentError, SpecError
 from qeffbuild.spec import checks
 from qeffbuild.spec.keys import GROUPS, Key, keys_of, root_keys
 from qeffbuild.spec.text import nearest, shown, unwelcome
@@ -48,9 +48,12 @@ def _backend(door: _Door, said: Any) -> BackendSpec:
         door.refuse(
             "spec.missing" if name is None else "spec.type", "backend.name", "no backend is named", "backend=NAME"
         )
-    room = import_module("qeffbuild.backends").room
     options = {key: value for key, value in said.items() if key != "name"}
-    return BackendSpec(name=name, options=door.record("backend", room(name, "options").Options, options))
+    try:
+        cls = import_module("qeffbuild.backends").room(name, "options").Options
+    except AbsentError as error:
+        raise AbsentError(error.kind, error.message, where=door.origins.get("backend.name"), hint=error.hint) from error
+    return BackendSpec(name=name, options=door.record("backend", cls, options))
 
 
 def _ceilings(model: ModelSpec) -> Mapping[str, tuple[int, str]]:

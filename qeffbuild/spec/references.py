@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from omegaconf import OmegaConf
-from omegaconf.errors import GrammarParseError, InterpolationKeyError, OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from qeffbuild.errors import SpecError
 from qeffbuild.spec.text import nearest, shown
@@ -27,99 +27,69 @@ VARIABLES = frozenset(
     }
 )
 
-_REFERENCE = re.compile(r"(?<!\\)(?:\\\\)*\$\{")
-_RESOLVER = re.compile(r"\$\{\s*([^${}:]*?)\s*:\s*([^,${}]*?)\s*[,}$]")
-_KEY = re.compile(r"\$\{\s*([A-Za-z_][\w.]*)\s*\}")
-_ENV = "oc.env"
-
-
-def has_reference(value: Any) -> bool:
-    """Whether any text in `value` holds an unescaped `${`."""
-    if isinstance(value, str):
-        return "${" in value and bool(_REFERENCE.search(value))
-    if isinstance(value, Mapping):
-        return any(map(has_reference, value.values()))
-    return any(map(has_reference, value)) if isinstance(value, list) else False
-
-
-def refuse_resolvers(text: str, where: str | None) -> None:
-    """Raise unless each `${NAME:...}` in `text` is `${oc.env:VARIABLE}` with a listed variable."""
-    for start in _REFERENCE.finditer(text):
-        said = text[start.end() - 2 :]
-        if ":" not in said.partition("}")[0].partition("${")[0] + said[2:].partition("}")[0].partition("${")[0]:
-            continue
-        match = _RESOLVER.match(said)
-        if match is None or match[1] != _ENV:
-            hint = "only ${KEY} and ${oc.env:NAME} of listed variables can be used"
-            raise SpecError("spec.resolver", f"{shown(text)}: this resolver is not allowed", where=where, hint=hint)
-        if match[2] not in VARIABLES:
-            hint = f"listed variables: {', '.join(sorted(VARIABLES))}"
-            raise SpecError(
-                "spec.resolver", f"{shown(match[2])} may not be read from the environment", where=where, hint=hint
-            )
+_START = re.compile(r"(?<!\\)(?:\\\\)*\$\{")  # a backslash before it makes it plain text
+_KEY = re.compile(r"\$\{\s*([\w.\[\]]+)\s*\}")
+_VARIABLE = re.compile(r"\$\{\s*oc\.env\s*:\s*(\w+)\s*(,[^${}]*)?\}")
 
 
 def resolve_references(
     values: dict[str, Any], origins: Mapping[str, str]
 ) -> tuple[dict[str, Any], dict[str, str | None]]:
     """The resolved values, and the environment variables that were read with what they said."""
-    said = [(key, text) for key, text in _texts(values) if has_reference(text)]
+    said = {key: text for key, text in _texts(values) if "${" in text}
     if not said:
         return values, {}
     environment: dict[str, str | None] = {}
-    for key, text in said:
-        where = _origin(key, origins)
-        refuse_resolvers(text, where)
-        for name, variable in _RESOLVER.findall(text):
-            environment[variable] = os.environ.get(variable)
-            if environment[variable] is None and not re.search(rf":\s*{variable}\s*,", text):
-                hint = f"set {variable}, or give a default: ${{{name}:{variable},DEFAULT}}"
-                raise SpecError("spec.resolver", f"{key}: the variable {variable} is not set", where=where, hint=hint)
-    _refuse_cycles(dict(said), origins)
-    config = OmegaConf.create(values)
-    for key, text in said:
-        _resolve_one(config, key, text, values, origins)
-    resolved = OmegaConf.to_container(config, resolve=True)
-    return resolved, environment  # type: ignore[return-value]
-
-
-def _resolve_one(config: Any, key: str, text: str, values: Mapping[str, Any], origins: Mapping[str, str]) -> None:
-    where = _origin(key, origins)
+    for key, text in said.items():
+        environment |= variables(text, origins.get(key.partition("[")[0]))
     try:
-        OmegaConf.select(config, key, throw_on_missing=False)
-        OmegaConf.to_container(OmegaConf.create({"value": text}, parent=config), resolve=False)
-    except GrammarParseError as error:
-        raise SpecError(
-            "spec.syntax", f"{key}: {shown(text)} cannot be read", where=where, hint="write ${KEY}"
-        ) from error
-    except InterpolationKeyError as error:
-        named = _KEY.search(text)
-        close = nearest(named[1], (name for name, _ in _texts(values))) if named else None
-        hint = f"did you mean ${{{close}}}?" if close else "write \\${ for a literal ${"
-        raise SpecError("spec.resolver", f"{key}: {shown(text)} names no key", where=where, hint=hint) from error
-    except (OmegaConfBaseException, RecursionError) as error:
-        raise SpecError("spec.resolver", f"{key}: {shown(text)} cannot be resolved", where=where) from error
+        return OmegaConf.to_container(OmegaConf.create(values), resolve=True), environment  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        raise _explained(error, values, said, origins) from error
 
 
-def _refuse_cycles(said: Mapping[str, str], origins: Mapping[str, str]) -> None:
-    """Raise when following ${KEY} leads back to where it began."""
-    leads = {key: _KEY.findall(text) for key, text in said.items()}
-    for start in leads:
-        trail, todo = [start], list(leads[start])
-        while todo:
-            key = todo.pop()
-            if key == start:
-                round_trip = " -> ".join([*trail, start]) if trail[-1] != start else f"{start} -> {start}"
-                where = _origin(start, origins)
-                raise SpecError(
-                    "spec.cycle", f"{round_trip}: the values wait for each other", where=where, hint="write one out"
-                )
-            if key in leads and key not in trail:
-                trail.append(key)
-                todo += leads[key]
+def variables(text: str, where: str | None) -> dict[str, str | None]:
+    """The environment variables that `text` names; raise when it refers to anything but them and plain keys."""
+    found: dict[str, str | None] = {}
+    for start in _START.finditer(text):
+        place = start.end() - len("${")
+        if _KEY.match(text, place):
+            continue
+        match = _VARIABLE.match(text, place)
+        if match is None:
+            hint = "allowed: ${KEY}, and ${oc.env:NAME} of listed variables; \\${ is a literal ${"
+            raise SpecError("spec.resolver", f"{shown(text[place:])} is not allowed", where=where, hint=hint)
+        name, default = match.groups()
+        if name not in VARIABLES:
+            hint = f"listed variables: {', '.join(sorted(VARIABLES))}"
+            what = f"the variable {shown(name)} may not be read from configuration"
+            raise SpecError("spec.resolver", what, where=where, hint=hint)
+        found[name] = os.environ.get(name)
+        if found[name] is None and default is None:
+            hint = f"set {name}, or give a default: ${{oc.env:{name},DEFAULT}}"
+            raise SpecError("spec.resolver", f"the variable {name} is not set", where=where, hint=hint)
+    return found
+
+
+def _explained(
+    error: OmegaConfBaseException, values: Mapping[str, Any], said: Mapping[str, str], origins: Mapping[str, str]
+) -> SpecError:
+    """OmegaConf's complaint about one reference, in one line of ours."""
+    key = error.full_key or next(iter(said))
+    where = origins.get(key.partition("[")[0])
+    text = said.get(key, "")
+    if "Recursive interpolation" in str(error) or "parent node" in str(error):
+        what = f"{key}: {shown(text)} leads back to itself"
+        return SpecError("spec.cycle", what, where=where, hint="write the value out in one of the places")
+    named = _KEY.search(text)
+    close = nearest(named[1], (name for name, _ in _texts(values))) if named else None
+    what = "names no key" if isinstance(error, InterpolationKeyError) else "cannot be resolved"
+    hint = f"did you mean ${{{close}}}?" if close else "allowed: ${KEY}, and ${oc.env:NAME} of listed variables"
+    return SpecError("spec.resolver", f"{key}: {shown(text)} {what}", where=where, hint=hint)
 
 
 def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every text in `value` with its dotted key."""
     if isinstance(value, str):
         yield key, value
     elif isinstance(value, Mapping):
@@ -128,7 +98,3 @@ def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
     elif isinstance(value, list):
         for place, item in enumerate(value):
             yield from _texts(item, f"{key}[{place}]")
-
-
-def _origin(key: str, origins: Mapping[str, str]) -> str | None:
-    return origins.get(key) or origins.get(key.partition("[")[0])

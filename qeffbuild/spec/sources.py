@@ -48,6 +48,10 @@ class Sources:
             self.read[name] = _checked(path, self._label(path), path.stat().st_mtime_ns, path.stat().st_size)
         return self.read[name]
 
+    def is_packaged(self, document: Document) -> bool:
+        """Whether the file is our own: the last folder is."""
+        return document.path.is_relative_to(self.folders[-1])
+
     def shadowed(self) -> tuple[tuple[Path, Path], ...]:
         """Of the files read, those that hide one of the same name in a later folder."""
         pairs = []

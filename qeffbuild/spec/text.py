@@ -29,6 +29,11 @@ def is_choice(name: str) -> bool:
     return bool(_CHOICE.fullmatch(name)) and not any(set(part) == {"."} for part in name.split("/"))
 
 
+def as_hint(hint: str, otherwise: str) -> str:
+    """A hint that repeats a user's words, if they make one readable line."""
+    return hint if hint.isprintable() and len(hint) <= 160 else otherwise
+
+
 def shown(value: object) -> str:
     """A value as an error message shows it: short, on one line, quoted where it is text."""
     said = repr(value) if isinstance(value, str) else _plain(value)

@@ -1,0 +1,137 @@
+"""What goes with what: task x quantization x backend x decoding x devices -> what comes out, or why it is refused.
+
+The table is matrix.json: the first row whose `when` fits decides. It validates specs, writes docs/matrix.md
+(`python -m qeffbuild.spec.matrix`) and gives tests their combinations. A backend that the table does not know answers
+for itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+from qeffbuild.spec.types import BuildSpec
+
+TABLE = Path(__file__).with_suffix(".json")
+PAGE = Path(__file__).parents[2] / "docs" / "matrix.md"
+
+Gives = Literal["tokens", "documents"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Combination:
+    """One point of the matrix."""
+
+    task: str
+    quantization: str
+    backend: str
+    decoding: str
+    devices: str
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """The words that ask for it."""
+        return tuple(_table()["axes"][axis][getattr(self, axis)] for axis in AXES)
+
+
+AXES = ("task", "quantization", "backend", "decoding", "devices")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What a combination gives: tokens, or the compiler's documents. Else why not, and the override that helps."""
+
+    gives: Gives | None = None
+    refused: str = ""
+    change: str = ""
+
+
+def verdict(combination: Combination) -> Verdict | None:
+    """None when the table does not know this backend."""
+    for row in _table()["rows"]:
+        if all(getattr(combination, axis) == value for axis, value in row["when"].items()):
+            return Verdict(gives=row.get("gives"), refused=row.get("refused", ""), change=row.get("change", ""))
+    return None
+
+
+def combinations(gives: Gives | None = None) -> Iterator[Combination]:
+    """Every combination of the table, or those that give tokens, or documents."""
+    axes = _table()["axes"]
+    for values in product(*(axes[axis] for axis in AXES)):
+        combination = Combination(**dict(zip(AXES, values, strict=True)))
+        found = verdict(combination)
+        if found is not None and (gives is None or found.gives == gives):
+            yield combination
+
+
+def of_spec(spec: BuildSpec) -> Iterator[Combination]:
+    """The combinations that a spec asks for: several when it quantizes or decodes in several ways at once."""
+    asked, shapes = spec.quantization, spec.specialization
+    quantizations = [asked.method] if asked.method != "none" or not asked.mxfp6_matmul else []
+    quantizations += ["mxfp6"] if asked.mxfp6_matmul else []
+    decodings = ["greedy" if spec.decoding.temperature == 0 else "sampled"]
+    decodings += ["speculative"] if shapes.num_speculative_tokens else []
+    for quantization, decoding in product(quantizations, decodings):
+        yield Combination(
+            task="causal-lm" if spec.model.task == "auto" else spec.model.task,
+            quantization=quantization,
+            backend=spec.backend.name,
+            decoding=decoding,
+            devices="one" if spec.device_group.size == 1 else "several",
+        )
+
+
+def page() -> str:
+    """docs/matrix.md."""
+    axes = _table()["axes"]
+    lines = [_OPENING]
+    for backend, task in product(axes["backend"], axes["task"]):
+        columns = list(product(axes["decoding"], axes["devices"]))
+        lines += [f"\n## `{axes['backend'][backend]}`, {task}\n"]
+        lines += ["| | " + " | ".join(f"{decoding}, {devices}" for decoding, devices in columns) + " |"]
+        lines += ["|---" * (len(columns) + 1) + "|"]
+        notes: dict[str, int] = {}
+        for quantization in axes["quantization"]:
+            cells = [
+                _cell(
+                    Combination(task=task, quantization=quantization, backend=backend, decoding=how, devices=many),
+                    notes,
+                )
+                for how, many in columns
+            ]
+            lines += [f"| `{axes['quantization'][quantization]}` | " + " | ".join(cells) + " |"]
+        lines += ["", *(f"{number}. {note}" for note, number in notes.items())]
+    lines += ["", "The words that ask for each:", ""]
+    for axis in AXES:
+        lines += [f"* {axis}: " + ", ".join(f"{value} `{word}`" for value, word in axes[axis].items())]
+    return "\n".join(lines) + "\n"
+
+
+_OPENING = """# What goes with what
+
+Written by `python -m qeffbuild.spec.matrix` from `qeffbuild/spec/matrix.json`, which also refuses, before anything
+runs, what this page refuses. *Tokens*: `run` generates text. *Documents*: `emit` writes the graph and all that the
+vendor's compiler reads, and its command line. A number stands for a combination that is refused, with the reason below."""
+
+
+def _cell(combination: Combination, notes: dict[str, int]) -> str:
+    found = verdict(combination)
+    assert found is not None, "the table has a row for each backend that it names"
+    if found.gives is not None:
+        return found.gives
+    note = f"{found.refused}: `{found.change}`"
+    return f"({notes.setdefault(note, len(notes) + 1)})"
+
+
+@lru_cache(maxsize=1)
+def _table() -> Mapping[str, Any]:
+    return json.loads(TABLE.read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
