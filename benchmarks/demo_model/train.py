@@ -113,7 +113,7 @@ def fraction_of_rate(done: float) -> float:
 
 @torch.inference_mode()
 def nats(model: GPT2LMHeadModel, stream: torch.Tensor) -> float:
-    """The sum of -log p over a stream, each window of SEQ_LEN tokens predicted from half a window of context at least."""
+    """The sum of -log p over a stream, each token predicted from half a window of SEQ_LEN before it at least."""
     total, half = 0.0, SEQ_LEN // 2
     for start in range(0, len(stream) - 1, half):
         window = stream[start : start + SEQ_LEN + 1]

@@ -13,4 +13,12 @@ from qeffbuild.models.weights import Tensor
 
 DEMO = Path(__file__).parent / "demo"
 
-__all__ = ["DEMO", "Facts", "Tensor", "fit", "listing", "load_tokenizer", "locate", "pin", "read_facts"]
+__all__ = ["DEMO", "Facts", "Tensor", "checkpoint", "fit", "listing", "load_tokenizer", "locate", "pin", "read_facts"]
+
+
+def checkpoint(fetched: Path, leaf: Path | None) -> Path:
+    """The model folder that facts.json speaks of: one that `fetch` wrote (tiny, or from pickles), else the leaf."""
+    own = fetched / "model"
+    if own.is_dir() or leaf is None:
+        return own
+    return leaf

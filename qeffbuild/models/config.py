@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 from qeffbuild.errors import ModelError
 from qeffbuild.models.files import CONFIG, GENERATION_CONFIG, line_of, read_json
 
+_POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "seq_length")
+
 # Our word (the commonest one) -> the words that families have for it, and the most that is believed.
 WORDS: Mapping[str, tuple[tuple[str, ...], int]] = {
     "num_hidden_layers": (("num_hidden_layers", "n_layer", "n_layers", "num_layers"), 10_000),
@@ -16,7 +18,7 @@ WORDS: Mapping[str, tuple[tuple[str, ...], int]] = {
     "num_key_value_heads": (("num_key_value_heads", "num_kv_heads", "n_head_kv", "n_kv_heads"), 100_000),
     "hidden_size": (("hidden_size", "n_embd", "d_model"), 1 << 24),
     "vocab_size": (("vocab_size",), 1 << 28),
-    "max_position_embeddings": (("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "seq_length"), 1 << 32),
+    "max_position_embeddings": (_POSITIONS, 1 << 32),
 }
 
 # Families whose attention heads have a size of their own, so that hidden_size need not divide.
@@ -76,16 +78,18 @@ def _check_numbers(path: Path, config: Mapping[str, Any]) -> None:
             continue
         name, value = found
         if not isinstance(value, int) or isinstance(value, bool):
-            _refuse(path, name, f"{name} is {value!r:.40}, not a number")
+            _refuse(path, word, f"{name} is {value!r:.40}, not a number")
         if not 1 <= value <= highest:
-            _refuse(path, name, f"{name} is {value}; expected 1 to {highest}")
+            _refuse(path, word, f"{name} is {value}; expected 1 to {highest}")
     heads, hidden = number(config, "num_attention_heads"), number(config, "hidden_size")
     if heads and hidden and hidden % heads and not any(text.get(name) for name in _HEAD_SIZES):
-        _refuse(path, _find(text, "hidden_size")[0], f"hidden size {hidden} is not divisible by {heads} attention heads")  # type: ignore[index]
+        _refuse(path, "hidden_size", f"hidden size {hidden} is not divisible by {heads} attention heads")
     kv_heads = num_key_value_heads(config)
     if heads and kv_heads and heads % kv_heads:
         _refuse(path, "num_key_value_heads", f"{heads} attention heads are not divisible by {kv_heads} key-value heads")
 
 
-def _refuse(path: Path, key: str, found: str) -> NoReturn:
+def _refuse(path: Path, word: str, found: str) -> NoReturn:
+    text = path.read_text("utf-8")
+    key = next((name for name in WORDS[word][0] if f'"{name}"' in text), word)
     raise ModelError("model.config", f"{CONFIG}: {found}", where=line_of(path, key))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from qeffbuild.errors import ModelError
 from qeffbuild.models import config as configuration
@@ -16,7 +17,12 @@ from qeffbuild.models.weights import Tensor, read_tensors
 
 # Other files of a model that can ask for code of their own.
 _MAY_HAVE_CODE = ("tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
+_TOKEN_TABLES = ("wte", "embed_tokens", "word_embeddings", "embed_in")
 _POSITION_TABLES = ("wpe", "embed_positions", "position_embeddings", "position_embedding")
+
+
+# Families that go through the same layers several times.
+_SHARE_LAYERS = frozenset({"hrm_text"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,20 +91,42 @@ def read_facts(folder: Path, *, allow_pickle: bool = False, trust_remote_code: b
         raise ModelError("model.absent", f"no such model folder: {folder}", hint="model.path names a local folder")
     config = configuration.read_config(folder)
     if not trust_remote_code:
-        others = {name: read_json(folder / name, "model.config") for name in _MAY_HAVE_CODE if (folder / name).is_file()}
+        found = [folder / name for name in _MAY_HAVE_CODE if (folder / name).is_file()]
+        others = {path.name: read_json(path, "model.config") for path in found}
         refuse_code(folder, config, others)
     task = task_of(folder, config, trust_remote_code=trust_remote_code)
     _refuse_quantized(folder, config)
-    return Facts(
+    facts = Facts(
         config=config,
         generation_config=configuration.read_generation_config(folder),
         task=task,
         tensors=read_tensors(folder, allow_pickle=allow_pickle),
     )
+    if facts.tensors:
+        _refuse_too_few(folder, facts)
+    return facts
 
 
 def _is_position_table(name: str, tensor: Tensor) -> bool:
     return len(tensor.shape) == 2 and any(part in _POSITION_TABLES for part in name.split("."))
+
+
+def _refuse_too_few(folder: Path, facts: Facts) -> None:
+    """What names and shapes alone betray at once; the `check` step compares everything, with transformers' help."""
+    numbers = [int(found[1]) for name in facts.tensors if (found := re.search(r"(?:^|\.)(\d+)\.", name))]
+    layers, wanted = max(numbers, default=-1) + 1, facts.num_hidden_layers or 0
+    if layers < wanted and facts.model_type not in _SHARE_LAYERS:
+        _refuse_weights(folder, f"{CONFIG} says {wanted} layers, the checkpoint has {layers}")
+    for name, tensor in facts.tensors.items():
+        is_token_table = name.removesuffix(".weight").rpartition(".")[2] in _TOKEN_TABLES
+        if is_token_table and tensor.shape[0] < (facts.vocab_size or 0):
+            _refuse_weights(folder, f"{CONFIG} says vocab_size {facts.vocab_size}, {name} has {tensor.shape[0]} rows")
+
+
+def _refuse_weights(folder: Path, found: str) -> NoReturn:
+    raise ModelError(
+        "model.weights", found, where=str(folder), hint="the weights and config.json are of different models"
+    )
 
 
 def _refuse_quantized(folder: Path, config: Mapping[str, Any]) -> None:

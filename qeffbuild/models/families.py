@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from qeffbuild.errors import AbsentError, ModelError
 from qeffbuild.models.files import CONFIG, line_of
@@ -16,10 +16,10 @@ from qeffbuild.models.files import CONFIG, line_of
 TASK = "causal-lm"
 
 # transformers lists these under causal language models, for a decoder of that family; as published they are encoders.
-_ENCODERS = frozenset(
-    "bert big_bird camembert data2vec-text electra ernie megatron-bert rembert roberta roberta-prelayernorm roc_bert "
-    "roformer xlm-roberta xlm-roberta-xl xmod".split()
-)
+_ENCODERS = frozenset({
+    "bert", "big_bird", "camembert", "data2vec-text", "electra", "ernie", "megatron-bert", "rembert", "roberta",
+    "roberta-prelayernorm", "roc_bert", "roformer", "xlm-roberta", "xlm-roberta-xl", "xmod",
+})  # fmt: skip
 _NOT_CAUSAL = re.compile(
     r"For(MaskedLM|PreTraining|Sequence|Token|MultipleChoice|QuestionAnswering|NextSentence|Conditional|Image|Audio|CTC)"
 )
@@ -55,7 +55,7 @@ def task_of(folder: Path, config: Mapping[str, Any], *, trust_remote_code: bool 
         return TASK
     if _is_known(model_type):
         _refuse_task(path, f"transformers has no causal language model for {model_type}")
-    return _refuse_type(path, f"unknown model_type {model_type!r:.60}", model_type)
+    _refuse_type(path, f"unknown model_type {model_type!r:.60}", model_type)
 
 
 def refuse_code(folder: Path, config: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]]) -> None:
@@ -75,7 +75,7 @@ def refuse_code(folder: Path, config: Mapping[str, Any], others: Mapping[str, Ma
                 "model.code",
                 f"{file}: wants to run Python of the model repository ({names[0]})",
                 where=line_of(folder / file, "auto_map"),
-                hint="if you have read that code: model.trust_remote_code=true, and for the hub a pinned model.revision",
+                hint="if you have read it: model.trust_remote_code=true, and for the hub a pinned model.revision",
             )
 
 
@@ -83,8 +83,9 @@ def unsupported(model_type: str | None, found: str, where: str | None = None) ->
     """The error for a model type that nobody knows, with the nearest known one."""
     near = difflib.get_close_matches(model_type or "", causal_classes(), n=3)
     common = "gpt2 llama mistral mixtral qwen2 qwen3 gemma2 falcon mpt phi3 granite gpt_oss"
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known are {len(causal_classes())} types, such as {common}"
-    return ModelError("model.unsupported", found, where=where, hint=hint)
+    known = f"known are {len(causal_classes())} types, such as {common}"
+    suggestion = f"did you mean {' or '.join(near)}? " if near else ""
+    return ModelError("model.unsupported", found, where=where, hint=suggestion + known)
 
 
 def _code_of(config: Mapping[str, Any]) -> list[str]:
@@ -112,10 +113,10 @@ def _is_known(model_type: str) -> bool:
     return re.fullmatch(r"[\w.-]+", model_type) is not None and _is_known_folder(model_type.replace("-", "_"))
 
 
-def _refuse_task(path: Path, found: str) -> None:
+def _refuse_task(path: Path, found: str) -> NoReturn:
     where = line_of(path, "architectures")
     raise ModelError("model.task", f"{CONFIG}: {found}", where=where, hint=f"only {TASK} models are built")
 
 
-def _refuse_type(path: Path, found: str, model_type: str | None) -> str:
+def _refuse_type(path: Path, found: str, model_type: str | None) -> NoReturn:
     raise unsupported(model_type, f"{CONFIG}: {found}", where=line_of(path, "model_type"))

@@ -21,23 +21,18 @@ TOKENIZER = (
     "chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja",
 )  # fmt: skip
 
+# What a download takes, as patterns: code too, so that who trusts it later need not fetch again.
+WANTED = (CONFIG, GENERATION_CONFIG, *TOKENIZER, "model*.safetensors", INDEX, "*.py")
+
 # No config.json or index of a real model comes near; a larger one only wants our memory.
 _LARGEST_JSON = 64 << 20
 
 
 def listing(folder: Path, *, trust_remote_code: bool = False, allow_pickle: bool = False) -> tuple[str, ...]:
     """Names of the files that a build depends on: a README or a .git beside them changes no key."""
-    patterns = [CONFIG, GENERATION_CONFIG, *TOKENIZER]
-    patterns += ["*.py"] if trust_remote_code else []
+    patterns = [CONFIG, GENERATION_CONFIG, *TOKENIZER, *(["*.py"] if trust_remote_code else [])]
     names = {path.relative_to(folder).as_posix() for pattern in patterns for path in folder.glob(pattern)}
     return tuple(sorted(names | set(_weight_files(folder, allow_pickle))))
-
-
-def patterns(*, trust_remote_code: bool, allow_pickle: bool) -> list[str]:
-    """The same files as patterns, for a download; pickles come only if they are allowed."""
-    code = ["*.py"] if trust_remote_code else []
-    pickles = [*PICKLES] if allow_pickle else []
-    return [CONFIG, GENERATION_CONFIG, *TOKENIZER, "model*.safetensors", INDEX, *code, *pickles]
 
 
 def _weight_files(folder: Path, allow_pickle: bool) -> list[str]:
@@ -57,11 +52,13 @@ def read_weight_map(folder: Path) -> dict[str, str]:
     index = folder / INDEX
     found = read_json(index, "model.weights").get("weight_map")
     if not isinstance(found, dict) or not all(isinstance(shard, str) for shard in found.values()):
-        raise ModelError("model.weights", f"{INDEX}: weight_map is no table of tensor names and files", where=str(index))
+        found_instead = f"{INDEX}: weight_map is no table of tensor names and files"
+        raise ModelError("model.weights", found_instead, where=str(index))
     for shard in sorted(set(found.values())):
         path = PurePosixPath(shard)
         if path.is_absolute() or ".." in path.parts or "\\" in shard or "\0" in shard:
-            raise PathError("path.outside", f"{INDEX}: names a file outside the model folder: {shard!r}", where=str(index))
+            outside = f"{INDEX}: names a file outside the model folder: {shard!r:.120}"
+            raise PathError("path.outside", outside, where=str(index))
     return found
 
 

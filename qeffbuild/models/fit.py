@@ -44,7 +44,8 @@ def _fit_context(facts: Facts, ctx_len: int, allow_extended_context: bool) -> No
     if facts.has_position_table:
         raise SpecError("spec.range", found, hint="the model has no positions beyond that")
     if not allow_extended_context:
-        raise SpecError("spec.range", found, hint="to go beyond what the model learned: model.allow_extended_context=true")
+        hint = "to go beyond what the model learned: model.allow_extended_context=true"
+        raise SpecError("spec.range", found, hint=hint)
 
 
 def _fit_stages(facts: Facts, stages: int) -> None:
@@ -76,7 +77,8 @@ def _fit_devices(facts: Facts, devices: int, slices: int, replication: int) -> N
         hint += f", or replicate the heads: model.kv_head_replication={enough[0]}"
     repeated = f" x {replication}" if replication > 1 else ""
     over = f" in {stages} stages" if stages > 1 else ""
-    found = f"device_group.devices: {devices} devices{over}, but the model's num_key_value_heads is {kv_heads}{repeated}"
+    has = f"the model's num_key_value_heads is {kv_heads}{repeated}"
+    found = f"device_group.devices: {devices} devices{over}, but {has}"
     raise SpecError("spec.divides", found, hint=hint)
 
 

@@ -20,9 +20,7 @@ _ID = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}(/[A-Za-z0-9_][\w.-]{0,95})?")
 _REVISION = re.compile(r"[A-Za-z0-9_][\w./-]{0,200}")
 
 
-def locate(
-    ref: str, *, trust_remote_code: bool = False, allow_pickle: bool = False, environ: Mapping[str, str] = os.environ
-) -> Path:
+def locate(ref: str, environ: Mapping[str, str] = os.environ) -> Path:
     """The folder of a leaf: a path, or hub:ID@COMMIT, fetched into the hub's cache when it is not there yet."""
     if not ref.startswith(_HUB):
         folder = Path(ref)
@@ -34,7 +32,7 @@ def locate(
     if not _COMMIT.fullmatch(commit):
         raise ModelError("model.revision", f"{name}: revision {commit!r} is no commit of 40 hex digits")
     snapshot = _repository(name, environ) / "snapshots" / commit
-    return snapshot if _is_complete(snapshot) else _download(name, commit, trust_remote_code, allow_pickle)
+    return snapshot if _is_complete(snapshot) else _download(name, commit)
 
 
 def pin(model: ModelSpec, environ: Mapping[str, str] = os.environ) -> ModelSpec:
@@ -88,12 +86,15 @@ def _ask(name: str, revision: str) -> str:
         _refuse(name, revision, problem)
 
 
-def _download(name: str, commit: str, trust_remote_code: bool, allow_pickle: bool) -> Path:
+def _download(name: str, commit: str) -> Path:
+    """Fetch what a build may read. Pickles come only where nothing else does; who may read them is decided later."""
     from huggingface_hub import snapshot_download
 
-    patterns = files.patterns(trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
     try:
-        return Path(snapshot_download(name, revision=commit, allow_patterns=patterns))
+        folder = Path(snapshot_download(name, revision=commit, allow_patterns=list(files.WANTED)))
+        if not any((folder / weights).exists() for weights in (files.WEIGHTS, files.INDEX)):
+            snapshot_download(name, revision=commit, allow_patterns=list(files.PICKLES))
+        return folder
     except Exception as problem:
         _refuse(name, commit, problem)
 

@@ -9,7 +9,9 @@ from qeffbuild.errors import ModelError
 from qeffbuild.models.facts import Facts
 
 # Any of these holds a vocabulary; the other tokenizer files only describe one.
-_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
+_VOCABULARIES = (
+    "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model",
+)  # fmt: skip
 
 
 def refuse_missing(folder: Path) -> None:
