@@ -1,15 +1,15 @@
 """Text <-> token ids by the files of a package, and text that grows token by token without broken characters.
 
 A tokenizer.json is read by `tokenizers` alone, so that a run imports neither torch nor transformers; tokenizer files
-without one are left to transformers. The ids are those of `AutoTokenizer` (tokenizer.json is taken at its word).
+without one are left to transformers. The ids are those of `AutoTokenizer`: it too lets tokenizer.json decide which
+special tokens go round a prompt, whatever add_bos_token in tokenizer_config.json says.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from qeffbuild.errors import RunError
 
@@ -39,32 +39,15 @@ class _Fast:
             self._tokenizer = Fast.from_file(str(folder / "tokenizer.json"))
         except Exception as cause:  # the library raises bare Exception
             raise _unreadable(folder, cause) from cause
+        # A file may keep the length to which its training cut and filled texts; a prompt is taken whole.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self._surround(_config(folder))
 
     def encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text).ids
 
     def decode(self, token_ids: Sequence[int]) -> str:
         return self._tokenizer.decode(token_ids)
-
-    def _surround(self, config: dict[str, Any]) -> None:
-        """Puts the special tokens round a prompt as `AutoTokenizer` does: an explicit key outranks tokenizer.json."""
-        from tokenizers import processors
-
-        if "add_bos_token" not in config and "add_eos_token" not in config:
-            return
-        named = {
-            name: _text(config.get(name)) for name in ("bos_token", "eos_token") if config.get(f"add_{name}", False)
-        }
-        ids = {text: self._tokenizer.token_to_id(text) for text in named.values() if text is not None}
-        known = {text: token_id for text, token_id in ids.items() if token_id is not None}
-        parts = [named.get("bos_token"), "$A", named.get("eos_token")]
-        template = " ".join(part for part in parts if part == "$A" or part in known)
-        self._tokenizer.post_processor = processors.TemplateProcessing(
-            single=template, pair=f"{template} $B", special_tokens=list(known.items())
-        )
 
 
 class _Transformers:
@@ -81,20 +64,6 @@ class _Transformers:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True))
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    path = folder / "tokenizer_config.json"
-    if not path.is_file():
-        return {}
-    try:
-        return json.loads(path.read_bytes())
-    except ValueError as cause:
-        raise _unreadable(folder, cause) from cause
-
-
-def _text(token: str | dict[str, Any] | None) -> str | None:
-    return token["content"] if isinstance(token, dict) else token
 
 
 def _unreadable(folder: Path, cause: Exception) -> RunError:
