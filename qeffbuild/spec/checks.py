@@ -6,42 +6,35 @@ import re
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
 
 from qeffbuild.errors import AbsentError, ModelError, QeffBuildError, SpecError
 from qeffbuild.spec import matrix
 from qeffbuild.spec.text import nearest, shown
 from qeffbuild.spec.types import BuildSpec, DeviceGroupSpec, ModelSpec, SpecializationSpec
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
-_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+# Compiled by their first use: a build with nothing to do never pays for it.
+_HUB_ID = r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?"
+_REVISION = r"[A-Za-z0-9][A-Za-z0-9._/-]*"
+_COMMIT = r"[0-9a-f]{40}"
 _QUANTIZERS = Path(__file__).parents[1] / "quantizers"
 
 
-class Complaint(NamedTuple):
-    """One thing that does not fit: the key to change, what is wrong with it, and the next move."""
-
-    kind: str
-    key: str
-    what: str
-    hint: str
-    error: type[QeffBuildError] = SpecError
-
-
 def check(spec: BuildSpec, origins: Mapping[str, str]) -> None:
-    """Raise on the first combination that cannot work."""
-    for complaint in _complaints(spec):
-        where = origins.get(complaint.key)
-        raise complaint.error(complaint.kind, f"{complaint.key}: {complaint.what}", where=where, hint=complaint.hint)
+    """Raise on the first combination that cannot work; a message begins with the key, `origins` says where it stands."""
     try:
+        for fault in _faults(spec):
+            raise fault
         import_module("qeffbuild.backends").room(spec.backend.name, "options").check(spec)
     except QeffBuildError as error:
         error.where = error.where or origins.get(error.message.partition(":")[0])
         raise
 
 
-def _complaints(spec: BuildSpec) -> Iterator[Complaint]:
+def _fault(kind: str, key: str, what: str, hint: str, error: type[QeffBuildError] = SpecError) -> QeffBuildError:
+    return error(kind, f"{key}: {what}", hint=hint)
+
+
+def _faults(spec: BuildSpec) -> Iterator[QeffBuildError]:
     yield from _model(spec.model)
     yield from _quantization(spec)
     yield from _shapes(spec.specialization)
@@ -51,117 +44,118 @@ def _complaints(spec: BuildSpec) -> Iterator[Complaint]:
     yield from _combination(spec)
 
 
-def _model(model: ModelSpec) -> Iterator[Complaint]:
+def _model(model: ModelSpec) -> Iterator[QeffBuildError]:
     if model.path is not None and model.id is not None:
         hint = f"model=hf model.path={model.path}, or model=hf model.id={model.id}"
-        yield Complaint(
+        yield _fault(
             "spec.conflict", "model.id", "a model comes from a folder (model.path) or from the hub, not both", hint
         )
     if model.scale == "tiny" and model.model_type is None:
-        yield Complaint(
+        yield _fault(
             "spec.missing", "model.model_type", "scale=tiny makes a model of this type", "model.model_type=llama"
         )
     if model.scale == "full" and model.path is None and model.id is None:
-        yield Complaint(
+        yield _fault(
             "spec.missing", "model.path", "no model is named", "model.path=DIR, model.id=ORG/NAME or model=demo"
         )
     if model.path == "":
-        yield Complaint("spec.missing", "model.path", "the folder's name is empty", "model.path=DIR")
-    if model.id is not None and (not _HUB_ID.fullmatch(model.id) or ".." in model.id):
+        yield _fault("spec.missing", "model.path", "the folder's name is empty", "model.path=DIR")
+    if model.id is not None and (not re.fullmatch(_HUB_ID, model.id) or ".." in model.id):
         hint = "a folder is named by model.path=DIR"
-        yield Complaint(
+        yield _fault(
             "model.name", "model.id", f"{shown(model.id)} is not a name on the hub (ORG/NAME)", hint, ModelError
         )
-    if model.revision is not None and (not _REVISION.fullmatch(model.revision) or ".." in model.revision):
+    if model.revision is not None and (not re.fullmatch(_REVISION, model.revision) or ".." in model.revision):
         what = f"{shown(model.revision)} is neither a commit nor a branch"
-        yield Complaint("model.revision", "model.revision", what, "model.revision=COMMIT, 40 hex digits", ModelError)
-    if model.trust_remote_code and model.id is not None and not _COMMIT.fullmatch(model.revision or ""):
+        yield _fault("model.revision", "model.revision", what, "model.revision=COMMIT, 40 hex digits", ModelError)
+    if model.trust_remote_code and model.id is not None and not re.fullmatch(_COMMIT, model.revision or ""):
         what = f"{shown(model.revision)} can move, and trust_remote_code would run what it moves to"
-        yield Complaint("model.revision", "model.revision", what, "model.revision=COMMIT, 40 hex digits", ModelError)
+        yield _fault("model.revision", "model.revision", what, "model.revision=COMMIT, 40 hex digits", ModelError)
 
 
-def _quantization(spec: BuildSpec) -> Iterator[Complaint]:
+def _quantization(spec: BuildSpec) -> Iterator[QeffBuildError]:
     asked = spec.quantization
-    methods = ("none", *sorted(file.stem for file in _QUANTIZERS.glob("[!_]*.py")))
-    if asked.method not in methods:
-        close = nearest(asked.method, methods)
-        hint = f"did you mean quantization={close}?" if close else f"methods: {', '.join(methods)}"
-        yield Complaint("spec.choice", "quantization.method", f"no method is called {shown(asked.method)}", hint)
     if asked.method == "none":
         for name in ("bits", "block_size"):
             if getattr(asked, name) is not None:
                 what = f"{getattr(asked, name)}, but nothing is quantized (method none)"
-                yield Complaint("spec.conflict", f"quantization.{name}", what, "choose a method: quantization=int8")
+                yield _fault("spec.conflict", f"quantization.{name}", what, "choose a method: quantization=int8")
+        return
+    methods = sorted(file.stem for file in _QUANTIZERS.glob("[!_]*.py"))
+    if asked.method not in methods:
+        close = nearest(asked.method, methods)
+        hint = f"did you mean quantization={close}?" if close else f"methods: none, {', '.join(methods)}"
+        yield _fault("spec.choice", "quantization.method", f"no method is called {shown(asked.method)}", hint)
 
 
-def _shapes(shapes: SpecializationSpec) -> Iterator[Complaint]:
+def _shapes(shapes: SpecializationSpec) -> Iterator[QeffBuildError]:
     prefix = "specialization"
     if shapes.prefill_seq_len > shapes.ctx_len:
         what = (
             f"a chunk of {shapes.prefill_seq_len} tokens is longer than the context, {prefix}.ctx_len={shapes.ctx_len}"
         )
         hint = f"{prefix}.prefill_seq_len={shapes.ctx_len} or less"
-        yield Complaint("spec.conflict", f"{prefix}.prefill_seq_len", what, hint)
+        yield _fault("spec.conflict", f"{prefix}.prefill_seq_len", what, hint)
     for name in ("comp_ctx_lengths_prefill", "comp_ctx_lengths_decode", "num_speculative_tokens"):
         values = getattr(shapes, name)
         if twice := next((value for value in values if values.count(value) > 1), None):
-            yield Complaint("spec.duplicate", f"{prefix}.{name}", f"{twice} is listed twice", f"name {twice} once")
+            yield _fault("spec.duplicate", f"{prefix}.{name}", f"{twice} is listed twice", f"name {twice} once")
     for name in ("comp_ctx_lengths_prefill", "comp_ctx_lengths_decode"):
         if (most := max(getattr(shapes, name), default=0)) > shapes.ctx_len:
             what = f"{most} is beyond the context, {prefix}.ctx_len={shapes.ctx_len}"
-            yield Complaint("spec.conflict", f"{prefix}.{name}", what, f"values of {shapes.ctx_len} or less")
+            yield _fault("spec.conflict", f"{prefix}.{name}", what, f"values of {shapes.ctx_len} or less")
     unused = {True: "decode", False: "prefill"}.get(shapes.prefill_only)  # type: ignore[arg-type]
     if unused and getattr(shapes, f"comp_ctx_lengths_{unused}"):
         what = f"prefill_only={str(shapes.prefill_only).lower()} leaves no {unused} graph to compile them for"
-        yield Complaint("spec.conflict", f"{prefix}.comp_ctx_lengths_{unused}", what, "leave one of the two out")
+        yield _fault("spec.conflict", f"{prefix}.comp_ctx_lengths_{unused}", what, "leave one of the two out")
     if shapes.prefill_only is True and shapes.num_speculative_tokens:
         what = "speculation is verified while decoding, but prefill_only=true"
-        yield Complaint("spec.conflict", f"{prefix}.num_speculative_tokens", what, "leave one of the two out")
+        yield _fault("spec.conflict", f"{prefix}.num_speculative_tokens", what, "leave one of the two out")
     longest = max(shapes.num_speculative_tokens, default=0)
     if longest + 1 > shapes.ctx_len:
         what = f"{longest} draft tokens and one more do not fit {prefix}.ctx_len={shapes.ctx_len}"
-        yield Complaint("spec.conflict", f"{prefix}.num_speculative_tokens", what, f"{shapes.ctx_len - 1} or less")
+        yield _fault("spec.conflict", f"{prefix}.num_speculative_tokens", what, f"{shapes.ctx_len - 1} or less")
 
 
-def _batching(shapes: SpecializationSpec) -> Iterator[Complaint]:
+def _batching(shapes: SpecializationSpec) -> Iterator[QeffBuildError]:
     prefix = "specialization"
     slots = shapes.full_batch_size
     prefills_only = shapes.prefill_only is True and shapes.kv_cache_batch_size is not None
     if shapes.continuous_batching and slots is None and not prefills_only:
         what = "continuous batching needs its number of slots"
-        yield Complaint("spec.missing", f"{prefix}.full_batch_size", what, f"{prefix}.full_batch_size=4")
+        yield _fault("spec.missing", f"{prefix}.full_batch_size", what, f"{prefix}.full_batch_size=4")
     if slots is not None and shapes.continuous_batching is False:
         what = f"{slots} slots, but {prefix}.continuous_batching=false"
         hint = f"{prefix}.continuous_batching=true, or {prefix}.batch_size={slots} alone"
-        yield Complaint("spec.conflict", f"{prefix}.full_batch_size", what, hint)
+        yield _fault("spec.conflict", f"{prefix}.full_batch_size", what, hint)
     if slots is not None and shapes.batch_size != 1:
         what = f"{shapes.batch_size}, but the rows of continuous batching are full_batch_size={slots}"
-        yield Complaint("spec.conflict", f"{prefix}.batch_size", what, f"leave {prefix}.batch_size out")
+        yield _fault("spec.conflict", f"{prefix}.batch_size", what, f"leave {prefix}.batch_size out")
     rows = slots if slots is not None else shapes.batch_size
     if shapes.kv_cache_batch_size is not None and shapes.kv_cache_batch_size < rows:
         what = f"{shapes.kv_cache_batch_size} cache slots are too few for {rows} rows"
-        yield Complaint("spec.conflict", f"{prefix}.kv_cache_batch_size", what, f"{rows} or more")
+        yield _fault("spec.conflict", f"{prefix}.kv_cache_batch_size", what, f"{rows} or more")
 
 
-def _devices(group: DeviceGroupSpec, model: ModelSpec) -> Iterator[Complaint]:
+def _devices(group: DeviceGroupSpec, model: ModelSpec) -> Iterator[QeffBuildError]:
     if not group.devices:
-        yield Complaint("spec.empty", "device_group.devices", "no device is named", "device_group.devices=[0]")
+        yield _fault("spec.empty", "device_group.devices", "no device is named", "device_group.devices=[0]")
     if twice := [device for device in dict.fromkeys(group.devices) if group.devices.count(device) > 1]:
         what = f"device {twice[0]} is listed {group.devices.count(twice[0])} times"
-        yield Complaint("device.duplicate", "device_group.devices", what, f"name device {twice[0]} once")
+        yield _fault("device.duplicate", "device_group.devices", what, f"name device {twice[0]} once")
     if group.mdp_num_partitions > group.size:
         what = f"{group.mdp_num_partitions} pipeline stages, but {group.size} devices"
-        yield Complaint("spec.conflict", "device_group.mdp_num_partitions", what, f"{group.size} or less")
+        yield _fault("spec.conflict", "device_group.mdp_num_partitions", what, f"{group.size} or less")
     if model.scale == "tiny":
         return
     if model.num_hidden_layers is not None and group.mdp_num_partitions > model.num_hidden_layers:
         what = f"{group.mdp_num_partitions} stages is out of range: the model has {model.num_hidden_layers} layers"
-        yield Complaint("spec.range", "device_group.mdp_num_partitions", what, f"1 to {model.num_hidden_layers}")
+        yield _fault("spec.range", "device_group.mdp_num_partitions", what, f"1 to {model.num_hidden_layers}")
     if model.num_key_value_heads is not None:
         yield from _heads(group, model.num_key_value_heads, model.kv_head_replication)
 
 
-def _heads(group: DeviceGroupSpec, kv_heads: int, replication: int) -> Iterator[Complaint]:
+def _heads(group: DeviceGroupSpec, kv_heads: int, replication: int) -> Iterator[QeffBuildError]:
     """Each tensor slice holds whole KV heads."""
     slices, heads = group.size // group.mdp_num_partitions, kv_heads * replication
     if slices <= 1 or heads % slices == 0:
@@ -170,21 +164,21 @@ def _heads(group: DeviceGroupSpec, kv_heads: int, replication: int) -> Iterator[
     what = f"{slices} devices do not divide {heads} KV heads (model.num_key_value_heads={kv_heads})"
     repeat = next(times for times in range(1, slices + 1) if kv_heads * times % slices == 0)
     hint = f"use {allowed} devices, or repeat the heads: model.kv_head_replication={repeat}"
-    yield Complaint("spec.divides", "device_group.devices", what, hint)
+    yield _fault("spec.divides", "device_group.devices", what, hint)
 
 
-def _elsewhere(spec: BuildSpec) -> Iterator[Complaint]:
+def _elsewhere(spec: BuildSpec) -> Iterator[QeffBuildError]:
     if spec.launch.name != "local":
         what = f"steps cannot run on {spec.launch.name} yet"
-        yield Complaint("launch.absent", "launch.name", what, "launch=local", AbsentError)
+        yield _fault("launch.absent", "launch.name", what, "launch=local", AbsentError)
     if spec.prompts and spec.prompts_file is not None:
-        yield Complaint(
+        yield _fault(
             "spec.conflict", "prompts_file", "prompts are given here and in `prompts`", "leave one of the two out"
         )
 
 
-def _combination(spec: BuildSpec) -> Iterator[Complaint]:
+def _combination(spec: BuildSpec) -> Iterator[QeffBuildError]:
     for combination in matrix.of_spec(spec):
         verdict = matrix.verdict(combination)
         if verdict is not None and verdict.gives is None:
-            yield Complaint("spec.conflict", verdict.change.partition("=")[0], verdict.refused, verdict.change)
+            yield _fault("spec.conflict", verdict.change.partition("=")[0], verdict.refused, verdict.change)

@@ -94,13 +94,13 @@ class _Door:
 
     def refuse_missing(self, values: Mapping[str, Any]) -> None:
         """`???` marks a value that a user must give; all of them are named at once."""
-        wanting = sorted(_wanting("", values))
+        wanting = sorted(_wanting("", dict(values)))
         if wanting:
             what = "no value given" if len(wanting) == 1 else f"no value given (and none for {', '.join(wanting[1:])})"
             self.refuse("spec.missing", wanting[0], what, " ".join(f"{path}=VALUE" for path in wanting[:5]))
 
     def want_mapping(self, path: str, said: Any) -> None:
-        if not isinstance(said, Mapping):
+        if not isinstance(said, dict):
             self.refuse("spec.type", path, f"found {shown(said)} instead of keys and values", f"{path}.KEY=VALUE")
 
     def record(self, path: str, cls: type, said: Any) -> Any:
@@ -186,7 +186,7 @@ def origin_of(path: str, origins: Mapping[str, str]) -> str | None:
 def _wanting(path: str, value: Any) -> list[str]:
     if isinstance(value, str):
         return [path] if value == "???" else []
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return [
             key for name, inner in value.items() for key in _wanting(f"{path}.{name}" if path else str(name), inner)
         ]

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from qeffbuild.spec.types import BuildSpec
 
@@ -23,8 +22,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "matrix.md"
 Gives = Literal["tokens", "documents"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Combination:
+class Combination(NamedTuple):
     """One point of the matrix."""
 
     task: str
@@ -36,14 +34,11 @@ class Combination:
     @property
     def overrides(self) -> tuple[str, ...]:
         """The words that ask for it."""
-        return tuple(_table()["axes"][axis][getattr(self, axis)] for axis in AXES)
+        axes = _table()["axes"]
+        return tuple(axes[axis][value] for axis, value in zip(self._fields, self, strict=True))
 
 
-AXES = ("task", "quantization", "backend", "decoding", "devices")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What a combination gives: tokens, or the compiler's documents. Else why not, and the override that helps."""
 
     gives: Gives | None = None
@@ -62,8 +57,7 @@ def verdict(combination: Combination) -> Verdict | None:
 def combinations(gives: Gives | None = None) -> Iterator[Combination]:
     """Every combination of the table, or those that give tokens, or documents."""
     axes = _table()["axes"]
-    for values in product(*(axes[axis] for axis in AXES)):
-        combination = Combination(**dict(zip(AXES, values, strict=True)))
+    for combination in map(Combination._make, product(*(axes[axis] for axis in Combination._fields))):
         found = verdict(combination)
         if found is not None and (gives is None or found.gives == gives):
             yield combination
@@ -107,7 +101,7 @@ def page() -> str:
             lines += [f"| `{axes['quantization'][quantization]}` | " + " | ".join(cells) + " |"]
         lines += ["", *(f"{number}. {note}" for note, number in notes.items())]
     lines += ["", "The words that ask for each:", ""]
-    for axis in AXES:
+    for axis in Combination._fields:
         lines += [f"* {axis}: " + ", ".join(f"{value} `{word}`" for value, word in axes[axis].items())]
     return "\n".join(lines) + "\n"
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-# Characters that make a text read differently from what it is.
-_BIDI = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_NUL = re.compile("\x00")
-_SURROGATE = re.compile("[\ud800-\udfff]")
-_CHOICE = re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*")
+# Patterns are compiled by their first use: a build with nothing to do never pays for it.
+_BIDI = "[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"  # makes a text read differently from what it is
+_CONTROL = "[\x00-\x1f\x7f-\x9f\u2028\u2029]"
+_NUL = "\x00"
+_SURROGATE = "[\ud800-\udfff]"
+_CHOICE = r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*"
 
 
 def unwelcome(text: str, *, prose: bool = False) -> tuple[int, str] | None:
@@ -19,14 +19,16 @@ def unwelcome(text: str, *, prose: bool = False) -> tuple[int, str] | None:
     if not prose:
         patterns.append((_BIDI, "a character that changes the direction of text"))
     found = [
-        (match.start(), f"{what} (U+{ord(match[0]):04X})") for seen, what in patterns if (match := seen.search(text))
+        (match.start(), f"{what} (U+{ord(match[0]):04X})")
+        for seen, what in patterns
+        if (match := re.search(seen, text))
     ]
     return min(found) if found else None
 
 
 def is_choice(name: str) -> bool:
     """Whether `name` can name a file inside a group: letters, digits, `_.-` and single slashes, and never upwards."""
-    return bool(_CHOICE.fullmatch(name)) and not any(set(part) == {"."} for part in name.split("/"))
+    return bool(re.fullmatch(_CHOICE, name)) and not any(set(part) == {"."} for part in name.split("/"))
 
 
 def as_hint(hint: str, otherwise: str) -> str:
