@@ -11,6 +11,7 @@ from typing import BinaryIO
 import numpy as np
 import onnx_ir as ir
 
+from qeffbuild.errors import ModelError
 from qeffbuild.graph.fold import compute, foldable_values, frontier, identity, remove_unread, sources
 from qeffbuild.graph.weights import Weights
 
@@ -39,6 +40,7 @@ def write_weights(
     out), once per tensor however often it is used. Memory: the largest tensor.
     """
     graph = model.graph
+    _check_all_in_reach(model)
     foldable = foldable_values(graph)
     wanted = [value for value in frontier(graph, foldable) if value.const_value is not None or sources(value)]
     stored: dict[str, ir.Value] = {}
@@ -79,6 +81,19 @@ class DataFile:
         self.file.write(chunk)
         self.digest.update(chunk)
         self.position += len(chunk)
+
+
+def _check_all_in_reach(model: ir.Model) -> None:
+    """A reference that we would not rewrite would be followed later, by somebody who checks nothing."""
+    inputs = set(model.graph.inputs)
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor) and (graph is not model.graph or value in inputs):
+                raise ModelError(
+                    "onnx.unsupported",
+                    f"external data of {value.name} belongs to an inner graph or to an input",
+                    hint="make it an initializer of the main graph",
+                )
 
 
 def stored_value(name: str, array: np.ndarray, output: DataFile, location: str) -> ir.Value:

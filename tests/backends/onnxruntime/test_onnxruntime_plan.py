@@ -1,0 +1,138 @@
+"""What the embedded backend refuses, and what of a spec reaches which of its steps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from qeffbuild import backends
+from qeffbuild.backends.onnxruntime.options import Options, check
+from qeffbuild.backends.onnxruntime.plan import steps
+from qeffbuild.errors import AbsentError, SpecError
+from qeffbuild.spec.types import (
+    BackendSpec,
+    BuildSpec,
+    CacheSpec,
+    DecodingSpec,
+    DeviceGroupSpec,
+    LaunchSpec,
+    ModelSpec,
+    QuantizationSpec,
+    SpecializationSpec,
+)
+
+SPEC = BuildSpec(
+    model=ModelSpec(path="model"),
+    quantization=QuantizationSpec(),
+    specialization=SpecializationSpec(),
+    device_group=DeviceGroupSpec(),
+    backend=BackendSpec(name="onnxruntime", options=Options()),
+    decoding=DecodingSpec(),
+    adapters={},
+    launch=LaunchSpec(),
+    cache=CacheSpec(),
+)
+
+
+def with_said(group: str, **said: Any) -> BuildSpec:
+    if group == "options":
+        return replace(SPEC, backend=BackendSpec(name="onnxruntime", options=Options(**said)))
+    if group == "spec":
+        return replace(SPEC, **said)
+    return replace(SPEC, **{group: replace(getattr(SPEC, group), **said)})
+
+
+def test_a_plain_spec_passes() -> None:
+    check(SPEC)
+    check(with_said("quantization", method="int4", bits=4, block_size=64, symmetric=False))
+    check(with_said("specialization", full_batch_size=4, kv_cache_batch_size=4))
+
+
+@pytest.mark.parametrize(
+    ("group", "said", "key"),
+    [
+        ("device_group", {"devices": (0, 1)}, "device_group"),
+        ("device_group", {"mdp_num_partitions": 2}, "device_group"),
+        ("quantization", {"mxfp6_matmul": True}, "quantization.mxfp6_matmul"),
+        ("quantization", {"mxint8_kv_cache": True}, "quantization.mxint8_kv_cache"),
+        ("quantization", {"method": "int8", "bits": 4}, "quantization.bits"),
+        ("quantization", {"method": "int8", "block_size": 48}, "quantization.block_size"),
+        ("specialization", {"comp_ctx_lengths_prefill": (64,)}, "specialization.comp_ctx_lengths_prefill"),
+        ("specialization", {"comp_ctx_lengths_decode": (64,)}, "specialization.comp_ctx_lengths_decode"),
+        ("specialization", {"num_speculative_tokens": (3,)}, "specialization.num_speculative_tokens"),
+        ("specialization", {"prefill_only": True}, "specialization.prefill_only"),
+        ("specialization", {"kv_cache_batch_size": 8}, "specialization.kv_cache_batch_size"),
+        ("model", {"dtype": "bfloat16"}, "model.dtype"),
+        ("spec", {"adapters": {"a": "folder"}}, "adapters"),
+    ],
+)
+def test_what_it_cannot_do_is_refused_by_its_key(group: str, said: dict[str, Any], key: str) -> None:
+    with pytest.raises(SpecError) as refused:
+        check(with_said(group, **said))
+
+    assert refused.value.kind == "spec.conflict"
+    assert refused.value.message.startswith(f"{key}: ")
+    assert refused.value.hint
+
+
+def test_steps_are_lower_and_package_with_quantize_before_them_when_asked() -> None:
+    assert [step.name for step in steps(SPEC, "export")] == ["lower", "package"]
+
+    quantized = steps(with_said("quantization", method="int8"), "export")
+    assert [(step.name, step.inputs["graph"]) for step in quantized] == [
+        ("quantize", "export"),
+        ("lower", "quantize"),
+        ("package", "lower"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("group", "said", "reached"),
+    [
+        ("specialization", {"ctx_len": 256}, ["package"]),
+        ("specialization", {"batch_size": 4}, ["package"]),
+        ("model", {"allow_nonfinite": True}, ["package"]),
+        ("quantization", {"block_size": 64}, ["quantize", "package"]),
+        ("quantization", {"keep": ("lm_head*",)}, ["quantize", "package"]),
+        ("options", {"threads": 4, "spinning": True}, []),
+        ("decoding", {"temperature": 1.0}, []),
+        ("launch", {"jobs": 4}, []),
+    ],
+    ids=str,
+)
+def test_a_changed_value_reaches_only_the_steps_that_read_it(
+    group: str, said: dict[str, Any], reached: list[str]
+) -> None:
+    def quantized(spec: BuildSpec) -> BuildSpec:
+        return replace(spec, quantization=replace(spec.quantization, method="int4"))
+
+    before, after = (steps(quantized(spec), "export") for spec in (SPEC, with_said(group, **said)))
+
+    changed = [one.name for one, two in zip(before, after, strict=True) if one.as_json() != two.as_json()]
+    assert changed == reached
+
+
+def test_every_param_says_which_words_of_the_user_it_comes_from() -> None:
+    for step in steps(with_said("quantization", method="int8"), "export"):
+        assert set(step.params) - set(step.reads) <= {"session"}
+
+
+def test_a_tiny_model_has_no_folder_to_read() -> None:
+    tiny = replace(SPEC, model=ModelSpec(scale="tiny", model_type="gpt2"))
+
+    assert [step.leaves for step in steps(tiny, "export")] == [(), ()]
+
+
+def test_backends_are_found_by_name() -> None:
+    assert "onnxruntime" in backends.names()
+    assert backends.room("onnxruntime", "options").Options is Options
+
+
+def test_an_unknown_backend_is_refused_with_a_suggestion() -> None:
+    with pytest.raises(AbsentError) as refused:
+        backends.room("onnxruntme", "plan")
+
+    assert refused.value.kind == "backend.absent"
+    assert refused.value.hint == "did you mean backend=onnxruntime?"

@@ -1,0 +1,99 @@
+"""The quantize step on a whole decoder: what it replaces, what it leaves, and that the package still says the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from decoder_steps import build, generate
+from neutral_decoder import LAYERS, make_decoder
+
+from qeffbuild import quantizers
+from qeffbuild.backends.onnxruntime.session import open_session
+from qeffbuild.graph.blocks import restore
+from qeffbuild.graph.files import load_graph
+
+PROMPTS = [[1, 2, 3, 4, 5, 6, 7], [11, 12]]
+MATRICES = {
+    f"h.{i}.{name}.weight" for i in range(LAYERS) for name in ("q_proj", "k_proj", "v_proj", "c_proj", "c_fc", "c_out")
+}
+
+
+def params(method: str, **said: Any) -> dict[str, Any]:
+    bits, block_size = quantizers.bits_of(method), quantizers.block_size_of(method)
+    return {"method": method, "bits": bits, "block_size": block_size, "symmetric": True, "keep": [], **said}
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize(("method", "block_size"), [("int8", 128), ("int8", 32), ("int4", 16), ("int4", 32)])
+def test_a_quantized_package_computes_with_the_restored_weights(
+    tmp_path: Path, method: str, block_size: int, symmetric: bool
+) -> None:
+    said = params(method, block_size=block_size, symmetric=symmetric)
+    decoder = make_decoder(tmp_path)
+    session = open_session(build(decoder, tmp_path, quantization=said), threads=1)
+
+    found = generate(session, PROMPTS, 4)
+
+    table = decoder.weights["wte.weight"]
+    for name in MATRICES:
+        weight = decoder.weights[name]
+        turned = weight.T if "c_proj" in name or "c_fc" in name else weight  # those two are [in, out]
+        blocks = quantizers.find(method).quantize(turned, block_size=block_size, symmetric=symmetric)
+        restored = restore(blocks, bits=said["bits"], columns=turned.shape[1])
+        decoder.weights[name] = restored.T if turned is not weight else restored
+    assert decoder.weights["wte.weight"] is table
+    # The head is quantized as well, and activations are rounded to 8 bits inside MatMulNBits: near, not equal.
+    for prompt, logits in zip(PROMPTS, found, strict=True):
+        truth = decoder.logits(prompt)
+        assert np.linalg.norm(logits - truth) / np.linalg.norm(truth) < (0.03 if method == "int8" else 0.15)
+
+
+def test_products_of_every_form_are_quantized_and_the_embedding_is_not(tmp_path: Path) -> None:
+    build(make_decoder(tmp_path, stored="F16"), tmp_path, quantization=params("int8"))
+
+    said = json.loads((tmp_path / "quantize/quantize.json").read_text())
+    graph = load_graph(tmp_path / "quantize/graph.onnx").graph
+    assert set(said["quantized"]) == {*MATRICES, "wte.weight"}
+    assert said["kept"] == {}
+    assert [node.op_type for node in graph if node.op_type in ("MatMul", "Gemm")] == []
+    (lookup,) = (node for node in graph if node.op_type == "Gather" and node.inputs[1].name == "input_ids")
+    assert isinstance(lookup.inputs[0].producer().inputs[0].const_value, ir.ExternalTensor)
+    assert lookup.inputs[0].producer().inputs[0].const_value.location == "model.safetensors"
+    assert all(node.attributes["accuracy_level"].as_int() == 4 for node in graph if node.op_type == "MatMulNBits")
+
+
+@pytest.mark.parametrize(
+    ("keep", "kept"),
+    [
+        (["lm_head*"], {"wte.weight"}),
+        (["wte*"], {"wte.weight"}),
+        (["h.0.*"], {name for name in MATRICES if name.startswith("h.0.")}),
+        (["*"], {*MATRICES, "wte.weight"}),
+    ],
+    ids=str,
+)
+def test_kept_weights_are_named_with_the_pattern_that_kept_them(
+    tmp_path: Path, keep: list[str], kept: set[str]
+) -> None:
+    package = build(make_decoder(tmp_path), tmp_path, quantization=params("int4", keep=keep))
+
+    said = json.loads((tmp_path / "quantize/quantize.json").read_text())
+    assert said["kept"] == dict.fromkeys(kept, f"keep {keep[0]}")
+    assert set(said["quantized"]) == {*MATRICES, "wte.weight"} - kept
+    assert package.manifest["quantization"]["keep"] == keep
+
+
+def test_a_quantized_package_is_smaller(tmp_path: Path) -> None:
+    sizes = {}
+    for method in ("none", "int8", "int4"):
+        folder = tmp_path / method
+        quantization = None if method == "none" else params(method, block_size=32)
+        package = build(make_decoder(folder), folder, quantization=quantization)
+        sizes[method] = (package.path / "decoder.data").stat().st_size
+
+    assert sizes["int4"] < sizes["int8"] < sizes["none"]
