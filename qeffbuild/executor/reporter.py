@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-import threading
+from _thread import allocate_lock
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, TextIO
@@ -46,7 +46,7 @@ class InTurn:
 
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
-        self._turn = threading.Lock()
+        self._turn = allocate_lock()
 
     def started(self, step: Step, because: Sequence[str]) -> None:
         with self._turn:

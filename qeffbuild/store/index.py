@@ -6,16 +6,18 @@ Nothing here is needed to be right: delete the file, fill the disk, damage it, a
 from __future__ import annotations
 
 import os
-import sqlite3
-import threading
 import time
+from _thread import allocate_lock
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from qeffbuild.store.disk import stamp
+
+if TYPE_CHECKING:
+    import sqlite3
 
 RACY_NS = 2_000_000_000  # a file changed this shortly before it was hashed may change again under the same stamp
 SETTLED = 1 << 62  # as `hashed_at`: nobody can have the file open for writing, so its stamp counts at once
@@ -44,7 +46,7 @@ class Index:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._mutex = threading.Lock()
+        self._mutex = allocate_lock()
         self._connection: sqlite3.Connection | None = None
         self._is_broken = False
 
@@ -100,6 +102,8 @@ class Index:
                 self._connection = None
 
     def _ask(self, question: Callable[[sqlite3.Connection], Result], otherwise: Result) -> Result:
+        import sqlite3  # milliseconds that a build with nothing to do can save
+
         with self._mutex:
             for _ in range(2):  # a damaged file is dropped once and made anew
                 try:
@@ -120,6 +124,8 @@ class Index:
         if self._is_broken:
             return None
         if self._connection is None:
+            import sqlite3
+
             connection = sqlite3.connect(self._path, timeout=2.0, isolation_level=None, check_same_thread=False)
             self._connection = connection
             connection.execute("PRAGMA journal_mode=WAL")
@@ -130,7 +136,7 @@ class Index:
     def _forget(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            with suppress(sqlite3.Error):
+            with suppress(Exception):  # it is broken already
                 connection.close()
 
     def _remove(self) -> None:

@@ -81,7 +81,7 @@ class Store:
                 return None
             if entry := self._load(key, touch, holding):
                 return entry
-            target = self._read_alias(key)
+            target = self.alias_target(key)
             return self._load(target, touch, False) if target else None
 
     def peek(self, key: str) -> Record | None:
@@ -158,7 +158,7 @@ class Store:
         descriptor = None
         with suppress(OSError):  # a read-only store cannot be mended: the entry is simply not used
             if not holding:
-                descriptor = try_lock(self._prepared() / "lock" / key)
+                descriptor = try_lock(self.prepared() / "lock" / key)
                 if descriptor is None:
                     return
             self._quarantine(key, why)
@@ -182,12 +182,12 @@ class Store:
     ) -> AbstractContextManager[None]:
         """Hold the right to build `key`; others wait, and hear of it after two seconds."""
         with disk.storage(self.root):
-            return self._guarded(locked(self._prepared() / "lock" / key, what, say=say, check=check))
+            return self._guarded(locked(self.prepared() / "lock" / key, what, say=say, check=check))
 
     def staging(self) -> AbstractContextManager[Staging]:
         """A private folder to build in, on the store's own disk."""
         with disk.storage(self.root):
-            return self._guarded(staged(self._prepared() / "staging"))
+            return self._guarded(staged(self.prepared() / "staging"))
 
     def publish(self, staging: Staging, record: Record) -> Entry:
         """Show the staged entry under `record.key`. `record.files` is filled in here, from what is on disk.
@@ -227,7 +227,8 @@ class Store:
         plain = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
         return self.home / "log" / f"{plain}-{key[:12]}.log"
 
-    def _read_alias(self, key: str) -> str | None:
+    def alias_target(self, key: str) -> str | None:
+        """The key of the entry that `key` is an alias of."""
         try:
             said = unseal(self.alias_path(key).read_bytes())
         except FileNotFoundError:
@@ -290,13 +291,13 @@ class Store:
         if self.index.is_filled():
             return
         rows = []
-        for key, place in self.keys():
+        for key, place in self.places():
             if record := self.peek(key):
                 rows.append(Row(key, record.name, record.size, os.stat(place / "record.json").st_mtime_ns))
         self.index.fill(rows)
 
-    def keys(self) -> Iterator[tuple[str, Path]]:
-        """Every entry on disk."""
+    def places(self) -> Iterator[tuple[str, Path]]:
+        """Key and folder of every entry on disk, sound or not."""
         with suppress(FileNotFoundError):
             for shelf in sorted((self.home / "entry").iterdir()):
                 for place in sorted(shelf.iterdir()):
@@ -316,7 +317,8 @@ class Store:
         self._is_checked = True
         return True
 
-    def _prepared(self) -> Path:
+    def prepared(self) -> Path:
+        """The store's folder, with its parts made and swept."""
         if not self._is_prepared:
             disk.private_folder(self.root)
             disk.private_folder(self.home)
@@ -334,6 +336,6 @@ class Store:
         if self._session is not None:
             return
         with suppress(OSError):
-            path = self._prepared() / "session" / os.urandom(8).hex()
+            path = self.prepared() / "session" / os.urandom(8).hex()
             descriptor = try_lock(path)
             self._session = (path, descriptor) if descriptor is not None else None

@@ -1,0 +1,223 @@
+"""Housekeeping: list what a store holds, verify every byte, give space back beside running builds."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from qeffbuild.errors import VerificationError
+from qeffbuild.store import disk, verify
+from qeffbuild.store.lock import is_held, try_lock
+from qeffbuild.store.record import Damaged, unseal
+from qeffbuild.store.staging import sweep
+from qeffbuild.store.store import Store
+
+LOG_KEPT_S = 7 * 86400  # logs of failures
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """An entry as `ls` shows it. `used` is when a build last needed it, in seconds since the epoch."""
+
+    key: str
+    name: str
+    size: int
+    used: float
+    inputs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collected:
+    """What a collection did."""
+
+    removed: tuple[str, ...]
+    freed: int
+    kept: int
+
+
+def ls(store: Store) -> list[Listed]:
+    """Every entry with a sound record, the longest unused first."""
+    found = []
+    for key, place in store.places():
+        record = store.peek(key)
+        if record is None:
+            continue
+        with suppress(FileNotFoundError):
+            used = os.stat(place / "record.json").st_mtime
+            found.append(Listed(key=key, name=record.name, size=record.size, used=used, inputs=record.inputs))
+    return sorted(found, key=lambda item: (item.used, item.key))
+
+
+def du(store: Store) -> dict[str, int]:
+    """Bytes on disk by part of the store."""
+    used = {}
+    for part in ("entry", "quarantine", "staging", "log"):
+        with suppress(FileNotFoundError):
+            used[part] = sum(
+                entry.stat(follow_symlinks=False).st_size for _, entry in disk.walk_files(store.home / part)
+            )
+    return used
+
+
+def verify_all(store: Store, keys: Iterable[str] | None = None) -> list[VerificationError]:
+    """Hash every file of every entry, or of those named; what is wrong is returned, and left as it is."""
+    chosen = list(keys) if keys is not None else [key for key, _ in store.places()]
+    return [error for key in chosen if (error := _verify(store, key))]
+
+
+def pin(store: Store, name: str, key: str) -> None:
+    """Keep the entry of `key`, and what it was made from, through collections that keep roots."""
+    with disk.storage(store.root):
+        folder = store.prepared() / "root"
+        disk.private_folder(folder)
+        fresh = folder / f".{os.urandom(8).hex()}"
+        disk.write_private(fresh, key.encode())
+        os.rename(fresh, folder / name)
+
+
+def gc(
+    store: Store,
+    *,
+    max_size: int | None = None,
+    older_s: float | None = None,
+    keep_roots: bool = False,
+    dry_run: bool = False,
+) -> Collected:
+    """Remove entries until the rest fits `max_size` bytes, and those unused for `older_s`; the longest unused first.
+
+    Without either, only rubbish goes. Entries that a running build has touched stay, whatever the limits say.
+    """
+    if not store.home.is_dir():
+        return Collected(removed=(), freed=0, kept=0)
+    with disk.storage(store.root), _alone(store):
+        if not dry_run:
+            _remove_rubbish(store)
+        listed = ls(store)
+        spared = _roots(store, listed) if keep_roots else set()
+        removed = []
+        freed, size = 0, sum(item.size for item in listed)
+        for item in listed:
+            is_old = older_s is not None and item.used < time.time() - older_s
+            is_much = max_size is not None and size > max_size
+            if item.key in spared or not (is_old or is_much):
+                continue
+            if _is_in_use(store, item) or not (dry_run or _remove(store, item)):
+                continue
+            removed.append(item.key)
+            freed, size = freed + item.size, size - item.size
+        if not dry_run:
+            _remove_dangling(store)
+        return Collected(removed=tuple(removed), freed=freed, kept=len(listed) - len(removed))
+
+
+def _verify(store: Store, key: str) -> VerificationError | None:
+    place = store.entry_path(key)
+    record = store.peek(key)
+    hint = "the next build that needs it builds it again"
+    if record is None:
+        return VerificationError("verify.record", f"{key[:12]}: its record is damaged", where=str(place), hint=hint)
+    try:
+        verify.check_files(place / "out", record, store.index, always=True)
+    except (Damaged, OSError) as damage:
+        message = f"{record.name} {key[:12]}: {damage}"
+        return VerificationError("verify.bytes", message, where=str(place), hint=hint)
+    return None
+
+
+@contextmanager
+def _alone(store: Store) -> Iterator[None]:
+    """One collector at a time."""
+    with store.lock("gc", "the collector", say=store.say):
+        yield
+
+
+def _roots(store: Store, listed: Iterable[Listed]) -> set[str]:
+    """The pinned entries and all that they were made from."""
+    inputs = {item.key: item.inputs for item in listed}
+    found: set[str] = set()
+    with suppress(FileNotFoundError):
+        stack = [path.read_text() for path in (store.home / "root").iterdir()]
+        while stack:
+            key = stack.pop()
+            if key not in found:
+                found.add(key)
+                target = store.alias_target(key)
+                stack += [*inputs.get(key, ()), *([target] if target else [])]
+    return found
+
+
+def _is_in_use(store: Store, item: Listed) -> bool:
+    """Touched since the oldest build that still runs began, or being built just now."""
+    began = _oldest_session(store)
+    return is_held(store.home / "lock" / item.key) or (began is not None and _used(store, item.key) >= began)
+
+
+def _oldest_session(store: Store) -> float | None:
+    began = [path.stat().st_mtime for path in (store.home / "session").iterdir() if is_held(path)]
+    return min(began, default=None)
+
+
+def _used(store: Store, key: str) -> float:
+    try:
+        return os.stat(store.entry_path(key) / "record.json").st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _remove(store: Store, item: Listed) -> bool:
+    """Move the entry away, then look once more: a build that touched it in between gets it back."""
+    descriptor = try_lock(store.home / "lock" / item.key)
+    if descriptor is None:
+        return False
+    try:
+        place, aside = store.entry_path(item.key), store.home / "quarantine" / f"gc-{item.key}"
+        os.rename(place, aside)
+        touched = os.stat(aside / "record.json").st_mtime
+        began = _oldest_session(store)
+        if began is not None and touched >= began:
+            os.rename(aside, place)
+            return False
+        disk.remove_tree(aside)
+        store.index.drop_entry(item.key)
+        return True
+    finally:
+        os.close(descriptor)
+
+
+def _remove_rubbish(store: Store) -> None:
+    """What dead processes and damage left."""
+    sweep(store.home / "staging")
+    for path in (store.home / "quarantine").iterdir():
+        disk.remove_tree(path)
+    for path in (store.home / "log").iterdir():
+        if path.stat().st_mtime < time.time() - LOG_KEPT_S:
+            path.unlink(missing_ok=True)
+    for folder in ("lock", "session"):
+        for path in (store.home / folder).iterdir():
+            _remove_free(path)
+
+
+def _remove_free(path: Path) -> None:
+    """A lock file that nobody holds; who opens it at this moment notices that it is gone and makes a new one."""
+    if is_held(path):
+        return
+    descriptor = try_lock(path)
+    if descriptor is None:
+        return
+    path.unlink(missing_ok=True)
+    os.close(descriptor)
+
+
+def _remove_dangling(store: Store) -> None:
+    for _, entry in disk.walk_files(store.home / "alias"):
+        path = Path(entry.path)
+        try:
+            target = unseal(path.read_bytes())["target"]
+        except (Damaged, OSError):
+            target = None
+        if target is None or not store.entry_path(target).exists():
+            path.unlink(missing_ok=True)
