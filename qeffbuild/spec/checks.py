@@ -20,7 +20,7 @@ _QUANTIZERS = Path(__file__).parents[1] / "quantizers"
 
 
 def check(spec: BuildSpec, origins: Mapping[str, str]) -> None:
-    """Raise on the first combination that cannot work; a message begins with the key, `origins` says where it stands."""
+    """Raise on the first combination that cannot work; `origins` says where the key of its message stands."""
     try:
         for fault in _faults(spec):
             raise fault

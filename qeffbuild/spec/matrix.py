@@ -91,14 +91,8 @@ def page() -> str:
         lines += ["|---" * (len(columns) + 1) + "|"]
         notes: dict[str, int] = {}
         for quantization in axes["quantization"]:
-            cells = [
-                _cell(
-                    Combination(task=task, quantization=quantization, backend=backend, decoding=how, devices=many),
-                    notes,
-                )
-                for how, many in columns
-            ]
-            lines += [f"| `{axes['quantization'][quantization]}` | " + " | ".join(cells) + " |"]
+            row = [_cell(Combination(task, quantization, backend, how, many), notes) for how, many in columns]
+            lines += [f"| `{axes['quantization'][quantization]}` | " + " | ".join(row) + " |"]
         lines += ["", *(f"{number}. {note}" for note, number in notes.items())]
     lines += ["", "The words that ask for each:", ""]
     for axis in Combination._fields:
@@ -110,7 +104,8 @@ _OPENING = """# What goes with what
 
 Written by `python -m qeffbuild.spec.matrix` from `qeffbuild/spec/matrix.json`, which also refuses, before anything
 runs, what this page refuses. *Tokens*: `run` generates text. *Documents*: `emit` writes the graph and all that the
-vendor's compiler reads, and its command line. A number stands for a combination that is refused, with the reason below."""
+vendor's compiler reads, and its command line. A number stands for a combination that is refused, for the reason below
+the table."""
 
 
 def _cell(combination: Combination, notes: dict[str, int]) -> str:
