@@ -15,7 +15,7 @@ import onnx
 from qeffbuild.errors import ModelError, StepError
 from qeffbuild.executor.work import Work
 from qeffbuild.graph.files import load_graph, save_graph
-from qeffbuild.graph.weights import Folder, Weights
+from qeffbuild.graph.weights import Folder, Weights, checkpoint_folder
 from qeffbuild.graph.write import write_weights
 from qeffbuild.package import PROVENANCE, Package, digest_of, members, write_manifest
 from qeffbuild.signature import IoSignature
@@ -35,10 +35,10 @@ _TRIAL_CONTEXT = 4
 def run(work: Work) -> None:
     facts = json.loads((work.inputs["model"] / "facts.json").read_text())
     fetched = json.loads((work.inputs["model"] / "model.json").read_text())["files"]
-    checkpoint = work.leaves.get("model") or work.inputs["model"] / "model"
+    checkpoint = checkpoint_folder(work.inputs["model"], work.leaves.get("model"))
 
     known = _write_graph(work, checkpoint)
-    has_tokenizer = _copy_tokenizer(checkpoint, fetched, work.out)
+    has_tokenizer = _copy_tokenizer(checkpoint.path, fetched, work.out)
     known |= {rel: digest_of(work.out / rel) for rel in members(work.out) if rel not in known}
     provenance = _provenance(work.params, known, fetched)
     (work.out / PROVENANCE).write_text(json.dumps(provenance, indent=1, sort_keys=True) + "\n")
@@ -46,10 +46,10 @@ def run(work: Work) -> None:
     _try_out(package, work)
 
 
-def _write_graph(work: Work, checkpoint: Path) -> dict[str, str]:
+def _write_graph(work: Work, checkpoint: Folder) -> dict[str, str]:
     """decoder.onnx and decoder.data; the digest of the latter, taken while writing."""
     steps = [work.inputs[role] for role in ("graph", "quantized", "exported") if role in work.inputs]
-    weights = Weights(*(Folder(step) for step in steps), Folder(checkpoint, is_checkpoint=True))
+    weights = Weights(*(Folder(step) for step in steps), checkpoint)
     model = load_graph(work.inputs["graph"] / "graph.onnx")
     written = write_weights(model, weights, work.out / f"{GRAPH}.data", work.progress)
     save_graph(model, work.out / f"{GRAPH}.onnx")

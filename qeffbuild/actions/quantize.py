@@ -17,7 +17,7 @@ from qeffbuild.graph.emit import Emitter
 from qeffbuild.graph.files import load_graph, save_graph
 from qeffbuild.graph.fold import compute, identity, remove_unread, sources
 from qeffbuild.graph.products import Product, as_rows, products, replace_product
-from qeffbuild.graph.weights import Folder, Weights, reference_of
+from qeffbuild.graph.weights import Folder, Weights, checkpoint_folder, reference_of
 from qeffbuild.graph.write import DataFile, stored_value
 
 DATA = "quantized.data"
@@ -27,8 +27,8 @@ HEAD = "lm_head.weight"  # what the weight that makes the logits is also called,
 def run(work: Work) -> None:
     model = load_graph(work.inputs["graph"] / "graph.onnx")
     facts = json.loads((work.inputs["model"] / "facts.json").read_text())
-    checkpoint = work.leaves.get("model") or work.inputs["model"] / "model"
-    weights = Weights(Folder(work.inputs["graph"]), Folder(checkpoint, is_checkpoint=True))
+    checkpoint = checkpoint_folder(work.inputs["model"], work.leaves.get("model"))
+    weights = Weights(Folder(work.inputs["graph"]), checkpoint)
     names = {(said["file"], said["offset"]): name for name, said in facts["tensors"].items()}
     with (work.out / DATA).open("wb") as file:
         said = _Quantization(model, weights, names, DataFile(file), work.params).carry_out(work)

@@ -57,6 +57,15 @@ class Folder:
         return (home,)
 
 
+def checkpoint_folder(fetched: Path, leaf: Path | None) -> Folder:
+    """Where a model's files are: in the fetch step's own `model/` if it wrote one, else in the folder that it read."""
+    own = fetched / "model"
+    if own.is_dir():
+        return Folder(own, is_checkpoint=True)
+    assert leaf is not None, "a model that is not ours has a leaf"
+    return Folder(leaf, is_checkpoint=True)
+
+
 class Weights:
     """The tensors that the graphs of one build point at. The first folder that has the file answers."""
 

@@ -44,6 +44,7 @@ def write_weights(
     foldable = foldable_values(graph)
     wanted = [value for value in frontier(graph, foldable) if value.const_value is not None or sources(value)]
     stored: dict[str, ir.Value] = {}
+    origins: dict[ir.Value, str] = {}
     with data.open("wb") as file:
         output = DataFile(file)
         for done, value in enumerate(wanted):
@@ -52,9 +53,13 @@ def write_weights(
                 progress(done / len(wanted), value.name or "")
                 name = value.name or f"weight_{done}"
                 stored[key] = stored_value(name, compute(value, weights), output, data.name)
+                origins[stored[key]] = _origin(value)
             _replace(graph, value, stored[key])
         written = Written(output.position, output.digest.hexdigest(), output.tensors)
     remove_unread(graph)
+    for value, origin in origins.items():
+        if origin and origin not in graph.initializers:
+            value.name = origin  # the name that the model's author gave it, now that the checkpoint's own is gone
     return written
 
 
@@ -81,6 +86,12 @@ class DataFile:
         self.file.write(chunk)
         self.digest.update(chunk)
         self.position += len(chunk)
+
+
+def _origin(value: ir.Value) -> str:
+    """The one stored tensor that a value is made from, by name."""
+    names = {tensor.name for tensor in sources(value)}
+    return names.pop() or "" if len(names) == 1 else ""
 
 
 def _check_all_in_reach(model: ir.Model) -> None:

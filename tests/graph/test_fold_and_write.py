@@ -168,3 +168,13 @@ def test_references_of_inner_graphs_are_refused(tmp_path: Path) -> None:
         write_weights(ir.Model(graph, ir_version=10), Weights(Folder(tmp_path)), tmp_path / "out.data")
 
     assert refused.value.kind == "onnx.unsupported"
+
+
+def test_converted_weights_keep_the_names_of_the_checkpoint(tmp_path: Path) -> None:
+    decoder = make_decoder(tmp_path, stored="F16")
+    model = load_graph(decoder.exported / "graph.onnx")
+    share_tied_head(model.graph)
+
+    write_weights(model, Weights(Folder(decoder.checkpoint, is_checkpoint=True)), tmp_path / "decoder.data")
+
+    assert set(decoder.weights) <= set(model.graph.initializers)
