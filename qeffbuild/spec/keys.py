@@ -55,7 +55,7 @@ class Key:
     def holds(self) -> str:
         """The kind in words, for messages and for the documentation."""
         if self.choices:
-            return f"one of {', '.join(self.choices)}"
+            return f"one of {', '.join((*self.choices, 'null') if self.optional else self.choices)}"
         one, several = _WORDS[self.kind]
         if self.many:
             return f"{one} or a list of {several}" if self.one_or_many else f"a list of {several}"

@@ -1,0 +1,41 @@
+"""A refusal: what `words` and configuration files meet at the door, in the form that every error has."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from qeffbuild.errors import QeffBuildError
+from qeffbuild.spec.compose import compose
+from qeffbuild.spec.load import from_config
+
+Refusal = Callable[..., QeffBuildError]
+
+
+@pytest.fixture
+def refusal(tmp_path: Path) -> Refusal:
+    """refusal("specialization.ctx_len=0", files={"model/x.yaml": "..."}) -> the error, seen to be one of at most 3 lines."""
+
+    def refused(*words: str, files: Mapping[str, str | bytes] = {}) -> QeffBuildError:
+        conf = folder_of(tmp_path / "conf", files)
+        with pytest.raises(QeffBuildError) as caught:
+            composed = compose(words, conf_dirs=[conf] if files else [])
+            from_config(composed.values, origins=composed.origins)
+        error = caught.value
+        assert len(str(error).splitlines()) <= 3
+        assert re.match(r"error\[[a-z]+\.[a-z]+\]: .+", str(error))
+        return error
+
+    return refused
+
+
+def folder_of(folder: Path, files: Mapping[str, str | bytes]) -> Path:
+    """A configuration folder that holds `files`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    return folder
