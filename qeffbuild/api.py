@@ -7,29 +7,59 @@ package = build(spec).package
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qeffbuild import backends, paths
-from qeffbuild.errors import ModelError, PathError, QeffBuildError, RunError, VerificationError
+from qeffbuild.errors import ModelError, PathError, QeffBuildError, RunError, SpecError, VerificationError
 from qeffbuild.executor.execute import execute
 from qeffbuild.executor.outcome import Outcome
-from qeffbuild.executor.reporter import Reporter
+from qeffbuild.executor.reporter import Reporter, Silent
 from qeffbuild.package import Package
 from qeffbuild.plan import Goal, Plan, resolve
 from qeffbuild.plan.keys import deep_keys
 from qeffbuild.plan.merge import merge
 from qeffbuild.report.forecast import Forecast, forecast
+from qeffbuild.report.keeping import cache_du, cache_gc, cache_ls, cache_verify
 from qeffbuild.spec.load import from_config
 from qeffbuild.spec.types import BuildSpec, ModelSpec
 from qeffbuild.store import Entry, Store
-from qeffbuild.world import LOCATE, LocalWorld, Snapshot, locate
+from qeffbuild.world import LOCATE, LocalWorld, Snapshot, distributions, locate
 
 if TYPE_CHECKING:
+    from qeffbuild.report.differences import Side
     from qeffbuild.runtime.engine import Engine, Generation
+
+__all__ = [
+    "Built",
+    "Planned",
+    "Together",
+    "admit",
+    "bench",
+    "build",
+    "build_together",
+    "cache_du",
+    "cache_gc",
+    "cache_ls",
+    "cache_verify",
+    "check",
+    "compose",
+    "diff",
+    "doctor",
+    "emit",
+    "evaluate",
+    "open_engine",
+    "open_store",
+    "plan",
+    "run",
+    "verify",
+    "why",
+]
+COMMANDS = "commands.json"  # what a rendering backend leaves beside its documents: one argument list per command
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -296,15 +326,187 @@ def evaluate(built: Built) -> dict[str, Any]:
     """Perplexity on spec.eval_file, and how far the package agrees with PyTorch on the same tokens."""
     from qeffbuild.runtime import evaluate as scoring
 
-    if built.spec.eval_file is None:
-        raise RunError("run.eval", "eval_file: no text to measure on", hint="eval_file=FILE, some pages of plain text")
+    file = eval_file_of(built.spec)
     engine = open_engine(built)
-    text = scoring.read_text(engine, Path(built.spec.eval_file))
+    text = scoring.read_text(engine, file)
     ours = scoring.evaluate(engine, text)
     return scoring.as_json(ours, scoring.reference(model_folder(built), text))
+
+
+def eval_file_of(spec: BuildSpec) -> Path:
+    if spec.eval_file is None:
+        raise RunError("run.eval", "eval_file: no text to measure on", hint="eval_file=FILE, some pages of plain text")
+    return Path(spec.eval_file)
 
 
 def model_folder(built: Built) -> Path:
     """The checkpoint that a package was built from."""
     leaves = built.plan["fetch"].leaves
     return locate(leaves[0].path) if leaves else built.folder_of("fetch") / "model"
+
+
+# -- explaining -------------------------------------------------------------------------------------------------------
+
+
+def why(spec: BuildSpec, step: str | None = None, goal: Goal = "package", *, frozen: bool = False) -> dict[str, Any]:
+    """What `plan` says of one step or of all, with the pre-images of their keys."""
+    planned = plan(spec, goal, frozen=frozen)
+    names = [found.step.name for found in planned.steps]
+    if step is not None and step not in names:
+        raise SpecError("step.unknown", f"{step}: no such step in this plan", hint=f"steps: {', '.join(names)}")
+    chosen = [found for found in planned.steps if step in (None, found.step.name)]
+    return {"schema": 1, "steps": [{**found.as_json(), "preimage": found.key.preimage} for found in chosen]}
+
+
+def diff(one: BuildSpec | Path, other: BuildSpec | Path) -> dict[str, Any]:
+    """How two builds differ; each is a spec or the folder of a package."""
+    from qeffbuild.report.differences import differences, package_differences
+
+    sides = [_side(one), _side(other)]
+    if all(sides):
+        steps = differences(sides[0], sides[1])  # type: ignore[arg-type]
+    else:
+        steps = package_differences(*(Package.open(_package_of(side)) for side in (one, other)))
+    return {"schema": 1, "same": all(step["same"] for step in steps), "steps": steps}
+
+
+def _side(build: BuildSpec | Path) -> Side | None:
+    from qeffbuild.report.differences import Side, side_of_package
+
+    if isinstance(build, Path):
+        return side_of_package(build)
+    spec = admit(build)
+    store = open_store(spec)
+    steps = steps_of(spec, "package")
+    keys = deep_keys(steps, LocalWorld(store, [spec.model]))
+    return Side({name: key.preimage for name, key in keys.items()}, {step.name: step for step in steps})
+
+
+def _package_of(build: BuildSpec | Path) -> Path:
+    """The package that a copied one is compared with: found, never built."""
+    if isinstance(build, Path):
+        return build
+    spec = admit(build)
+    store = open_store(spec)
+    steps = steps_of(spec, "package")
+    entry = store.find(deep_keys(steps, LocalWorld(store, [spec.model]))[steps.goals[0]].digest)
+    if entry is None:
+        raise SpecError(
+            "diff.absent", "the build to compare the package with is not in the cache", hint="build it first"
+        )
+    return entry.out
+
+
+# -- keeping house ----------------------------------------------------------------------------------------------------
+
+
+def verify(path: Path) -> dict[str, Any]:
+    """Check every byte of a package against its manifest."""
+    package = Package.open(path, verify=True)
+    files = package.manifest["files"]
+    return {"schema": 1, "path": str(path), "files": len(files), "bytes": sum(file["size"] for file in files.values())}
+
+
+def doctor(root: Path) -> dict[str, Any]:
+    """What a build needs of this machine, and whether it is there."""
+    from qeffbuild.report.doctor import examine
+
+    return {"schema": 1, "checks": [check.as_json() for check in examine(root, distributions())]}
+
+
+def check(spec: BuildSpec, name: str, *, reporter: Reporter | None = None, frozen: bool = False) -> dict[str, Any]:
+    """Run a step once more and compare its files with those that the store has."""
+    from qeffbuild.executor.once import Room, run_action
+    from qeffbuild.executor.process import Worker
+    from qeffbuild.store.disk import hash_file, walk_files
+
+    built = build_together([replace(spec, out=None)], reporter=reporter, frozen=frozen, plans=_up_to(name)).builds[0]
+    if built.error is not None:
+        raise built.error
+    store = open_store(spec)
+    room = Room(
+        store=store,
+        world=LocalWorld(store, [built.spec.model]),
+        reporter=reporter or Silent(),
+        timeout_s=spec.launch.timeout_s,
+        memory_mb=spec.launch.memory_mb,
+        locate=LOCATE,
+        in_process=(),
+    )
+    entries = {outcome.step.name: outcome.entry for outcome in built.outcomes if outcome.entry}
+    step, worker = built.plan[name], Worker()
+    try:
+        with store.staging() as staging:
+            run_action(step, {role: entries[source] for role, source in step.inputs.items()}, staging, room, worker)
+            again = {relative: hash_file(entry.path) for relative, entry in walk_files(staging.out)}
+    finally:
+        worker.stop()
+        store.close()
+    once = {relative: file.sha256 for relative, file in entries[name].record.files.items()}
+    different = sorted(relative for relative in once | again if once.get(relative) != again.get(relative))
+    return {"schema": 1, "step": name, "same": not different, "different": different, "files": len(once)}
+
+
+def _up_to(name: str) -> Callable[[BuildSpec, Goal], Plan]:
+    """Plans that end at one step, with its inputs among their goals so that they are there to be read."""
+
+    def plans(spec: BuildSpec, goal: Goal) -> Plan:
+        whole = steps_of(spec, goal)
+        names = [step.name for step in whole]
+        if name not in names:
+            raise SpecError("step.unknown", f"{name}: no such step in this plan", hint=f"steps: {', '.join(names)}")
+        steps = whole.steps[: names.index(name) + 1]
+        return Plan(steps, (name, *whole[name].inputs.values()))
+
+    return plans
+
+
+def not_reproducible(said: Mapping[str, Any]) -> QeffBuildError:
+    files = ", ".join(said["different"][:3])
+    hint = "the first result stays in the cache; what reads it is built from that one"
+    return VerificationError(
+        "verify.reproducible", f"{said['step']}: a second run wrote other bytes: {files}", hint=hint
+    )
+
+
+# -- handing out ------------------------------------------------------------------------------------------------------
+
+
+def emit(
+    spec: BuildSpec, *, reporter: Reporter | None = None, frozen: bool = False, allow_outside: bool = False
+) -> dict[str, Any]:
+    """The vendor's inputs and command lines in a folder that needs nothing else, the weights beside the graph."""
+    check_out(spec, allow_outside=allow_outside)
+    built = build(replace(spec, out=None), "render", reporter=reporter, frozen=frozen)
+    if built.error is not None:
+        raise built.error
+    entry = next(outcome.entry for outcome in built.outcomes if outcome.step.name == built.plan.goals[0])
+    assert entry is not None, "a build without an error has its goal"
+    out = Path(spec.out or f"outputs/{spec.model.name}-{spec.backend.name}-{entry.record.key[:12]}").absolute()
+    store = open_store(spec)
+    from qeffbuild.store.hand_out import export_tree
+
+    export_tree(store, entry, out, replace=(out / COMMANDS).is_file())
+    _lay_weights(out, model_folder(built))
+    store.close()
+    commands = json.loads((out / COMMANDS).read_text()) if (out / COMMANDS).is_file() else []
+    files = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
+    return {"schema": 1, "folder": str(out), "files": files, "commands": commands}
+
+
+def _lay_weights(out: Path, checkpoint: Path) -> None:
+    """Beside the graph, the files of the checkpoint that it points into."""
+    if not (out / "graph.onnx").is_file():
+        return
+    import onnx_ir as ir
+
+    from qeffbuild.graph.files import load_graph
+    from qeffbuild.graph.weights import Folder
+    from qeffbuild.store.disk import copy_file
+
+    tensors = [value.const_value for value in load_graph(out / "graph.onnx").graph.initializers.values()]
+    for location in {str(tensor.location) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)}:
+        source = Folder(checkpoint, is_checkpoint=True).resolve(location)
+        if source is not None and not (out / location).exists():
+            (out / location).parent.mkdir(parents=True, exist_ok=True)
+            copy_file(source, out / location)

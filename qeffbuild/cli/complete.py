@@ -65,12 +65,9 @@ def _read_index(cwd: Path) -> Index:
     from qeffbuild.cli.words import FLAGS
     from qeffbuild.plan.types import GOALS
 
-    operands = {
-        verb.name: verb.operands.strip("[]").split("|") if "|" in verb.operands else [] for verb in VERBS.values()
-    }
     values = {"--to": list(GOALS), "--cfg": ["job", "hydra", "all"]}
     return {
-        "verbs": operands,
+        "verbs": {verb.name: list(verb.choices) for verb in VERBS.values()},
         "flags": {name: values.get(name, []) for name in FLAGS},
         "keys": {**dict(_keys()), **_groups(cwd)},
     }

@@ -19,6 +19,11 @@ class Verb:
     flags: tuple[str, ...] = ()
     sweeps: bool = False
 
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """What an operand may be, where it is one of a few words."""
+        return tuple(self.operands.strip("[]").split("|")) if "|" in self.operands else ()
+
 
 VERBS: dict[str, Verb] = {
     verb.name: verb
@@ -26,7 +31,7 @@ VERBS: dict[str, Verb] = {
         Verb(
             name="plan",
             does="print each step: HIT or BUILD and why, expected seconds, memory and disk",
-            more="Nothing is built, written or created. Expectations come from earlier runs of a step of the same name.",
+            more="Nothing is built or written. What a step is expected to cost is what one of its name cost before.",
             examples=(
                 "qeffbuild plan",
                 "qeffbuild plan specialization.ctx_len=256",
@@ -38,7 +43,7 @@ VERBS: dict[str, Verb] = {
         Verb(
             name="build",
             does="build up to the package and print its path",
-            more="A step whose result is in the cache does not run again. `--check STEP` runs a step twice and compares.",
+            more="What is in the cache does not run again. `--check STEP` runs a step once more and compares.",
             examples=(
                 "qeffbuild build",
                 "qeffbuild build --to export",

@@ -177,6 +177,9 @@ def _checked(command: Command) -> Command:
         verb = VERBS[call.verb]
         if len(call.operands) < verb.least and not command.asks_hydra:
             raise SpecError("verb.operand", f"{verb.name} needs {verb.operands}", hint=f"such as: {verb.examples[0]}")
+        if call.operands and verb.choices and call.operands[0] not in verb.choices:
+            hint = f"one of: {', '.join(verb.choices)}"
+            raise SpecError("verb.operand", f"{verb.name} {call.operands[0]}: no such choice", hint=hint)
         if command.is_sweep and not verb.sweeps:
             sweeping = " ".join(name for name, verb in VERBS.items() if verb.sweeps)
             raise SpecError("sweep.verb", f"{verb.name} cannot be swept with -m", hint=f"these can: {sweeping}")

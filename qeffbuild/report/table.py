@@ -16,18 +16,20 @@ COLOURS = {"built": GREEN, "BUILD": YELLOW, "failed": RED, "skipped": YELLOW, "h
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How a stream wants its text: `width` is None where nothing may be cut."""
+    """How a stream wants its text: `width` is None where nothing may be cut; `is_live` where lines can be redrawn."""
 
     width: int | None = None
     colour: bool = False
+    is_live: bool = False
 
     @classmethod
     def of(cls, stream: TextIO, environ: Mapping[str, str] = os.environ) -> Look:
         """NO_COLOR, TERM=dumb and COLUMNS are respected."""
         if not stream.isatty():
             return cls()
-        colour = not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
-        return cls(width=shutil.get_terminal_size().columns, colour=colour)
+        is_live = environ.get("TERM") != "dumb"
+        colour = is_live and not environ.get("NO_COLOR")
+        return cls(width=shutil.get_terminal_size().columns, colour=colour, is_live=is_live)
 
     def paint(self, text: str, code: str | None) -> str:
         return f"\x1b[{code}m{text}\x1b[0m" if self.colour and code and text.strip() else text

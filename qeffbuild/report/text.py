@@ -1,9 +1,10 @@
-"""The JSON document of a verb -> what a person reads instead. Every table here exists as JSON, because it is made of it."""
+"""The JSON document of a verb -> what a person reads instead: so every table exists as JSON, too."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from time import localtime, strftime
 from typing import Any
 
 from qeffbuild.report.table import Column, Look, seconds, size, table
@@ -42,15 +43,24 @@ def _sum_of_plan(steps: Sequence[Document]) -> str:
 
 def outcomes(steps: Sequence[Document], look: Look) -> str:
     """What became of each step of a build."""
-    if all(step["result"] == "hit" for step in steps):
-        return f"up to date: {count(len(steps), 'step')}"
     columns: list[Column | str] = ["STEP", "RESULT", Column("SECONDS", True), Column("MEMORY", True), "BECAUSE"]
     rows = []
     for step in steps:
         ran = step["result"] in ("built", "failed")
-        cost = [seconds(step["seconds"]), size(_bytes(step["peak_rss_mb"]))] if ran else ["", ""]
-        rows.append([step["name"], step["result"], *cost, "; ".join(step["because"])])
-    return table(columns, rows, look)
+        cost = [seconds(step["seconds"]), size(step["peak_rss_mb"] * MEBI)] if ran else ["", ""]
+        because = step["because"] if step["result"] != "hit" else []
+        rows.append([step["name"], step["result"], *cost, "; ".join(because)])
+    return f"{table(columns, rows, look)}\n{sum_of(steps)}"
+
+
+def sum_of(steps: Sequence[Document]) -> str:
+    """One line for a whole build."""
+    if all(step["result"] == "hit" for step in steps):
+        return f"up to date: {count(len(steps), 'step')}"
+    counts = Counter(step["result"] for step in steps)
+    words = ", ".join(f"{number} {result}" for result, number in counts.items())
+    took = sum(step["seconds"] for step in steps)
+    return f"{count(len(steps), 'step')}: {words}, in {seconds(took)} s"
 
 
 def variants(said: Document, look: Look) -> str:
@@ -143,18 +153,38 @@ def diff(said: Document, look: Look) -> str:
 def cache_ls(said: Document, look: Look) -> str:
     if not said["entries"]:
         return f"{said['root']}: empty"
-    columns: list[Column | str] = ["STEP", "KEY", Column("SIZE", True), Column("SECONDS", True), "LAST USED"]
     rows = [
-        [entry["step"], entry["key"][:12], size(entry["bytes"]), seconds(entry["seconds"]), entry["used"]]
+        [entry["step"], entry["key"][:12], size(entry["bytes"]), strftime("%Y-%m-%d %H:%M", localtime(entry["used"]))]
         for entry in said["entries"]
     ]
-    return table(columns, rows, look)
+    return table(["STEP", "KEY", Column("SIZE", True), "LAST USED"], rows, look)
 
 
 def cache_du(said: Document, look: Look) -> str:
     rows = [[row["step"], str(row["entries"]), size(row["bytes"])] for row in said["steps"]]
-    rows.append(["in all", str(said["entries"]), size(said["bytes"])])
+    rows += [[f"({part})", "", size(used)] for part, used in said["parts"].items() if part != "entry" and used]
+    rows.append(["in all", str(sum(row["entries"] for row in said["steps"])), size(said["bytes"])])
     return f"{table(['STEP', Column('ENTRIES', True), Column('SIZE', True)], rows, look)}\n{said['root']}"
+
+
+def cache_gc(said: Document) -> str:
+    would = "would remove" if said["dry_run"] else "removed"
+    removed = count(len(said["removed"]), "entry", "entries")
+    return f"{would} {removed}, {size(said['freed'])}; {said['kept']} kept"
+
+
+def cache_verify(said: Document) -> str:
+    if not said["damaged"]:
+        return f"{count(said['entries'], 'entry', 'entries')}, every byte as recorded"
+    lines = [damage["message"] for damage in said["damaged"]]
+    return "\n".join([*lines, f"{len(lines)} of {count(said['entries'], 'entry', 'entries')} damaged"])
+
+
+def commands(said: Document) -> str:
+    """The vendor's command lines, as one would type them."""
+    from shlex import join
+
+    return "\n".join(f"$ {join(argv)}" for argv in said["commands"])
 
 
 def doctor(said: Document, look: Look) -> str:
@@ -168,8 +198,8 @@ def doctor(said: Document, look: Look) -> str:
     return "\n".join(lines)
 
 
-def count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def count(number: int, noun: str, nouns: str | None = None) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {nouns or noun + 's'}"
 
 
 def figure_of(value: float | None, digits: int = 3) -> str:
@@ -179,10 +209,6 @@ def figure_of(value: float | None, digits: int = 3) -> str:
     if isinstance(value, int) or abs(value) >= 10**digits:
         return f"{value:,.0f}"
     return f"{value:.{digits}g}" if abs(value) >= 1e-4 or value == 0 else f"{value:.1e}"
-
-
-def _bytes(mebibytes: float | None) -> float | None:
-    return None if mebibytes is None else mebibytes * MEBI
 
 
 def _colour(status: str) -> str:

@@ -1,0 +1,324 @@
+"""A Command -> calls of `api`, and their results on stdout: for people as text, for programs as one JSON document."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qeffbuild import api, paths
+from qeffbuild.cli.amounts import age_of, size_of
+from qeffbuild.cli.composed import Kept
+from qeffbuild.cli.words import Call, Command
+from qeffbuild.errors import AbsentError, QeffBuildError, SpecError, StoreError, VerificationError
+from qeffbuild.plan.types import Goal
+from qeffbuild.report import text
+from qeffbuild.report.doctor import STORAGE
+from qeffbuild.report.progress import reporting
+from qeffbuild.report.table import Look
+from qeffbuild.spec.load import from_config
+from qeffbuild.spec.types import BuildSpec
+from qeffbuild.store import Store
+
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a verb found. `shown` is for stdout, `told` for stderr; `error` is what kept it from its product."""
+
+    said: Document
+    shown: str = ""
+    told: str = ""
+    error: QeffBuildError | None = None
+
+
+def obey(command: Command) -> int:
+    """Answer every verb in turn; the first failure ends it, as in make."""
+    if command.has("--offline"):
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    if command.is_sweep:
+        from qeffbuild.cli.sweep import sweep
+
+        return sweep(command)
+    job = Job(command)
+    answers: dict[str, Document] = {}
+    code = 0
+    for call in command.calls:
+        answer = VERBS[call.verb](job, call)
+        answers[call.verb] = answer.said
+        if not command.has("--json"):
+            show(answer)
+        if answer.error is not None:
+            answers[call.verb] = answer.said | {"error": answer.error.as_json()}
+            print(answer.error, file=sys.stderr)
+            code = answer.error.exit_code
+            break
+    if command.has("--json"):
+        document = next(iter(answers.values())) if len(answers) == 1 else {"schema": 1, **answers}
+        print(json.dumps(document, ensure_ascii=False, indent=1))
+    return code
+
+
+def show(answer: Answer) -> None:
+    if answer.told:
+        print(answer.told, file=sys.stderr, flush=True)
+    if answer.shown:
+        print(answer.shown)
+
+
+@dataclass(slots=True)
+class Job:
+    """One composed configuration and how its results are wanted."""
+
+    command: Command
+    _spec: BuildSpec | None = field(default=None)
+
+    @property
+    def spec(self) -> BuildSpec:
+        if self._spec is None:
+            self._spec = spec_of(self.command.overrides)
+        return self._spec
+
+    @property
+    def as_json(self) -> bool:
+        return self.command.has("--json")
+
+    @property
+    def goal(self) -> Goal:
+        return self.command.goal  # type: ignore[return-value]  # parse has looked
+
+    @property
+    def flags(self) -> Mapping[str, bool]:
+        return {"frozen": self.command.has("--frozen")}
+
+    def build(self, goal: Goal) -> api.Built:
+        with reporting() as reporter:
+            outside = self.command.has("--allow-outside")
+            return api.build(self.spec, goal, reporter=reporter, allow_outside=outside, **self.flags)
+
+    def built(self) -> api.Built:
+        """The package, or the error that it could not be built."""
+        built = self.build("package")
+        if built.error is not None:
+            raise built.error
+        return built
+
+
+def spec_of(overrides: tuple[str, ...]) -> BuildSpec:
+    """The spec, from the composition that was kept for these words, else composed by Hydra now."""
+    kept = Kept(cache_root(overrides), Path.cwd())
+    said = kept.load("job", overrides)
+    if said is None:
+        from qeffbuild.spec.compose import compose
+
+        composed = compose(overrides, conf_dirs=paths.user_conf_dirs(Path.cwd()))
+        said = as_kept(composed)
+        spec = from_config(said["values"], origins=said["origins"])
+        kept.keep("job", overrides, said)
+    else:
+        spec = from_config(said["values"], origins=said["origins"])
+    tell_shadows(said)
+    return spec
+
+
+def as_kept(composed: Any) -> Document:
+    return {
+        "values": composed.values,
+        "origins": dict(composed.origins),
+        "environment": dict(composed.environment),
+        "shadowed": [[str(mine), str(theirs)] for mine, theirs in composed.shadowed],
+    }
+
+
+def tell_shadows(said: Document) -> None:
+    for mine, theirs in said["shadowed"]:
+        print(f"note: {mine} comes before {theirs}", file=sys.stderr)
+
+
+def cache_root(overrides: tuple[str, ...]) -> Path:
+    """Where the store is, as far as one can say before the words are composed."""
+    said = [word.partition("=")[2] for word in overrides if word.startswith("cache.root=")]
+    return Path(said[-1]) if said else paths.cache_root()
+
+
+# -- verbs ------------------------------------------------------------------------------------------------------------
+
+
+def plan(job: Job, call: Call) -> Answer:
+    said = api.plan(job.spec, job.goal, **job.flags).as_json()
+    return Answer(said, shown=text.plan(said, Look.of(sys.stdout)))
+
+
+def build(job: Job, call: Call) -> Answer:
+    if step := job.command.value("--check"):
+        return _check(job, step)
+    built = job.build(job.goal)
+    said = built.as_json()
+    return Answer(said, shown=said["package"] or "", told=told(said), error=built.error)
+
+
+def told(said: Document) -> str:
+    """What became of the steps: a table on a terminal; elsewhere the lines of the build have said it."""
+    look = Look.of(sys.stderr)
+    is_news = any(step["result"] != "hit" for step in said["steps"])
+    return text.sum_of(said["steps"]) if look.width is None or not is_news else text.outcomes(said["steps"], look)
+
+
+def _check(job: Job, step: str) -> Answer:
+    with reporting() as reporter:
+        said = api.check(job.spec, step, reporter=reporter, **job.flags)
+    same = said["same"]
+    shown = f"{step}: two runs gave {'the same bytes' if same else 'different bytes: ' + ', '.join(said['different'])}"
+    return Answer(said, shown=shown, error=None if same else api.not_reproducible(said))
+
+
+def run(job: Job, call: Call) -> Answer:
+    prompts = api.prompts_of(job.spec)
+    built = job.built()
+    engine = api.open_engine(built)
+    stream = engine.stream(prompts, job.spec.decoding)
+    if not job.as_json:
+        _stream(stream, prompts)
+    result = stream.result()
+    said = {"schema": 1, "package": str(built.package), **result.as_json()}
+    return Answer(said, told=text.metrics(said["metrics"], Look.of(sys.stderr)))
+
+
+def _stream(stream: Any, prompts: tuple[str, ...]) -> None:
+    """The answers as they come on stdout; the prompts beside them on stderr."""
+    from qeffbuild.runtime.transcript import transcript
+
+    look = Look.of(sys.stderr)
+    for at, prompt in enumerate(prompts):
+        tag = f"[{at + 1}] " if len(prompts) > 1 else ""
+        print(look.paint(f"{tag}{prompt}", "2"), file=sys.stderr, end="" if len(prompts) == 1 else "\n", flush=True)
+    for piece in transcript(stream, len(prompts)):
+        print(piece, end="", flush=True)
+
+
+def bench(job: Job, call: Call) -> Answer:
+    api.prompts_of(job.spec)
+    built = job.built()
+    figures = api.bench(built)
+    return Answer(
+        {"schema": 1, "package": str(built.package), **figures}, shown=text.metrics(figures, Look.of(sys.stdout))
+    )
+
+
+def evaluate(job: Job, call: Call) -> Answer:
+    api.eval_file_of(job.spec)
+    built = job.built()
+    figures = api.evaluate(built)
+    said = {"schema": 1, "package": str(built.package), **figures}
+    return Answer(said, shown=text.evaluation(figures, Look.of(sys.stdout)))
+
+
+def emit(job: Job, call: Call) -> Answer:
+    with reporting() as reporter:
+        outside = job.command.has("--allow-outside")
+        said = api.emit(job.spec, reporter=reporter, allow_outside=outside, **job.flags)
+    return Answer(said, shown=said["folder"], told=text.commands(said))
+
+
+def why(job: Job, call: Call) -> Answer:
+    said = api.why(job.spec, call.operands[0] if call.operands else None, job.goal, **job.flags)
+    return Answer(said, shown=text.why(said, Look.of(sys.stdout)))
+
+
+def diff(job: Job, call: Call) -> Answer:
+    import shlex
+
+    common = job.command.overrides
+    sides = [Path(side) if Path(side).is_dir() else spec_of((*common, *shlex.split(side))) for side in call.operands]
+    said = api.diff(sides[0], sides[1])
+    return Answer(said, shown=text.diff(said, Look.of(sys.stdout)))
+
+
+def graph(job: Job, call: Call) -> Answer:
+    from qeffbuild.report.graph import FORMS, as_json
+    from qeffbuild.report.graph import graph as drawn
+
+    form = call.operands[0] if call.operands else FORMS[0]
+    if form not in FORMS:
+        raise SpecError("verb.operand", f"graph {form}: no such form", hint=f"one of: {', '.join(FORMS)}")
+    planned = api.plan(job.spec, job.goal, **job.flags)
+    statuses = {step.step.name: "hit" if step.status == "hit" else "build" for step in planned.steps}
+    return Answer(as_json(planned.plan, statuses), shown=drawn(planned.plan, statuses, form))
+
+
+def verify(job: Job, call: Call) -> Answer:
+    said = api.verify(Path(call.operands[0]))
+    return Answer(said, shown=f"{said['path']}: {text.count(said['files'], 'file')}, every byte as recorded")
+
+
+def doctor(job: Job, call: Call) -> Answer:
+    said = api.doctor(cache_root(job.command.overrides))
+    return Answer(said, shown=text.doctor(said, Look.of(sys.stdout)), error=illness(said))
+
+
+def illness(said: Document) -> QeffBuildError | None:
+    """What doctor found wrong, as the error that a build would end in."""
+    wrong = [check for check in said["checks"] if check["ok"] is False]
+    if not wrong:
+        return None
+    names = ", ".join(check["name"] for check in wrong)
+    is_storage = any(check["name"] in STORAGE for check in wrong)
+    error = StoreError if is_storage else AbsentError
+    return error(
+        "cache.unfit" if is_storage else "library.absent", f"not as it should be: {names}", hint=wrong[0]["hint"]
+    )
+
+
+def completion(job: Job, call: Call) -> Answer:
+    from qeffbuild.cli.complete import script
+
+    return Answer({"schema": 1, "script": script(call.operands[0])}, shown=script(call.operands[0]).rstrip())
+
+
+def cache(job: Job, call: Call) -> Answer:
+    store = Store(cache_root(job.command.overrides))
+    look = Look.of(sys.stdout)
+    if call.operands[0] == "ls":
+        said = api.cache_ls(store)
+        return Answer(said, shown=text.cache_ls(said, look))
+    if call.operands[0] == "du":
+        said = api.cache_du(store)
+        return Answer(said, shown=text.cache_du(said, look))
+    if call.operands[0] == "gc":
+        said = api.cache_gc(store, **_limits(job.command))
+        return Answer(said, shown=text.cache_gc(said))
+    said = api.cache_verify(store)
+    damaged = said["damaged"]
+    error = VerificationError(damaged[0]["kind"], damaged[0]["message"], hint=damaged[0]["hint"]) if damaged else None
+    return Answer(said, shown=text.cache_verify(said), error=error)
+
+
+def _limits(command: Command) -> dict[str, Any]:
+    largest, oldest = command.value("--max-size"), command.value("--older")
+    return {
+        "max_size": size_of(largest) if largest else None,
+        "older_s": age_of(oldest) if oldest else None,
+        "dry_run": command.has("--dry-run"),
+    }
+
+
+VERBS: Mapping[str, Callable[[Job, Call], Answer]] = {
+    "plan": plan,
+    "build": build,
+    "run": run,
+    "emit": emit,
+    "bench": bench,
+    "eval": evaluate,
+    "why": why,
+    "diff": diff,
+    "graph": graph,
+    "cache": cache,
+    "verify": verify,
+    "doctor": doctor,
+    "completion": completion,
+}
