@@ -22,6 +22,7 @@ from qeffbuild.plan.keys import Key, World, shallow_key
 from qeffbuild.plan.merge import Node
 from qeffbuild.plan.types import Leaf, Step
 from qeffbuild.store import Entry, Record, Staging, Store
+from qeffbuild.store.disk import storage_error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +60,8 @@ def bring(node: Node, inputs: Mapping[str, Entry], room: Room, worker: Worker) -
         raise
     except QeffBuildError as error:
         return _failure(node, room.store, error)
+    except OSError as problem:
+        return _failure(node, room.store, storage_error(problem, room.store.root))
 
 
 def _bring(node: Node, inputs: Mapping[str, Entry], room: Room, worker: Worker) -> Outcome:

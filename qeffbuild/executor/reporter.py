@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from _thread import allocate_lock
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol, TextIO
 
@@ -89,8 +90,9 @@ class PlainLines:
         self.message(f"{outcome.step.name}: {outcome.result}: {'; '.join(outcome.because)}")
 
     def message(self, text: str) -> None:
-        self._stream.write(text + "\n")
-        self._stream.flush()
+        with suppress(OSError):  # nobody listens any more: the build goes on
+            self._stream.write(text + "\n")
+            self._stream.flush()
 
     def _failed(self, outcome: Outcome) -> None:
         if isinstance(outcome.error, StepError) and outcome.log:
