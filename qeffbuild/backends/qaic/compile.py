@@ -1,0 +1,86 @@
+"""The rendered folder and the model's weights -> a compiled program, by the vendor's compiler where there is one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from qeffbuild.backends.qaic.command import COMPILER_ENV, GRAPH, OUTPUT, PROGRAM
+from qeffbuild.backends.qaic.render import COMMANDS
+from qeffbuild.errors import AbsentError, StepError
+from qeffbuild.executor.command import run_command
+from qeffbuild.executor.work import Work
+from qeffbuild.graph.files import load_graph, save_graph
+from qeffbuild.graph.weights import Folder, Weights
+from qeffbuild.graph.write import write_weights
+
+WEIGHTS = "graph.data"
+
+
+def run(work: Work) -> None:
+    compiler = find_compiler(work.leaves["compiler"], is_named=work.params["compiler_is_named"])
+    stage = work.out / "stage"
+    _lay_out(work, stage)
+    (argv,) = json.loads((stage / COMMANDS).read_text())
+    argv[0] = str(compiler)
+    run_command(argv, cwd=stage)
+    _check_program(stage / OUTPUT)
+    _keep(stage, work.out, argv)
+    said = {"schema": 1, "argv": argv, "compiler_sha256": _sha256(compiler)}
+    (work.out / "compile.json").write_text(json.dumps(said, indent=1, sort_keys=True) + "\n")
+
+
+def find_compiler(path: Path, *, is_named: bool, environ: Mapping[str, str] = os.environ) -> Path:
+    """The compiler that an option names, else the environment's, else where the SDK puts it (both are `path`)."""
+    if not is_named and (said := environ.get(COMPILER_ENV)):
+        path = Path(said)
+    if not path.is_file():
+        raise AbsentError("backend.absent", f"{path}: the compiler of Cloud AI 100 is not there", hint=_INSTALL)
+    if not os.access(path, os.X_OK):
+        raise AbsentError("backend.absent", f"{path}: is no program", hint=f"chmod +x {path}")
+    return path
+
+
+_INSTALL = f"install the Cloud AI Apps SDK, or name it: backend.compiler=FILE or {COMPILER_ENV}; emit needs no SDK"
+
+
+def _lay_out(work: Work, stage: Path) -> None:
+    """The folder as it was rendered, and the weights in one file beside the graph."""
+    shutil.copytree(work.inputs["documents"], stage)
+    for path in (stage, *stage.rglob("*")):
+        path.chmod(path.stat().st_mode | 0o200)  # what the store hands out is read-only, and so is its copy
+    checkpoint = work.leaves.get("model") or work.inputs["model"] / "model"
+    weights = Weights(Folder(stage), Folder(work.inputs["exported"]), Folder(checkpoint, is_checkpoint=True))
+    graph = load_graph(stage / GRAPH)
+    write_weights(graph, weights, stage / WEIGHTS, work.progress)
+    save_graph(graph, stage / GRAPH)
+
+
+def _check_program(output: Path) -> None:
+    """A compiler that ends well and leaves nothing, or an empty file, has failed."""
+    program = output / PROGRAM
+    if not program.is_file() or program.is_symlink():
+        raise StepError("step.output", f"the compiler ended well but left no {PROGRAM}", hint="read its log")
+    if program.stat().st_size == 0:
+        raise StepError("step.output", f"the compiler ended well but left an empty {PROGRAM}", hint="read its log")
+
+
+def _keep(stage: Path, out: Path, argv: list[str]) -> None:
+    """The program, and the partitions if the compiler was asked for them; the rest was only for it."""
+    (stage / OUTPUT).rename(out / OUTPUT)
+    for argument in argv:
+        flag, _, name = argument.partition("=")
+        if flag == "-mdp-dump-partition-config":
+            if not (stage / name).is_file():
+                raise StepError("step.output", f"the compiler left no {name}", hint="read its log")
+            (stage / name).rename(out / name)
+    shutil.rmtree(stage)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

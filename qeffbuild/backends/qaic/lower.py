@@ -1,0 +1,243 @@
+"""Neutral graph -> the Cloud AI 100 form: its inputs, its cache operators, opset 17; weights are still references."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import InlinePass
+
+from qeffbuild.backends.qaic.cache_ops import DOMAIN, NOWHERE, add_functions
+from qeffbuild.backends.qaic.layers import name_nodes
+from qeffbuild.backends.qaic.opset17 import to_opset17
+from qeffbuild.errors import ModelError
+from qeffbuild.executor.work import Work
+from qeffbuild.graph.emit import Emitter, replace_value
+from qeffbuild.graph.files import load_graph, save_graph
+from qeffbuild.graph.fold import remove_unread
+from qeffbuild.graph.ops import ATTENTION, SCATTER, attention, symbolic
+from qeffbuild.signature import Axis, IoSignature, State, Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """Which further inputs the graph has, and a suffix for the names of its states."""
+
+    continuous_batching: bool = False
+    comp_ctx_lengths: bool = False
+    num_logits_to_keep: bool = False
+    kv_cache_prefix: str | None = None
+
+
+def run(work: Work) -> None:
+    model = load_graph(work.inputs["graph"] / "graph.onnx")
+    signature = IoSignature.load(work.inputs["graph"] / "io.json")
+    lowered = lower(model, signature, Form(**work.params))
+    save_graph(model, work.out / "graph.onnx")
+    lowered.save(work.out / "io.json")
+
+
+def lower(model: ir.Model, signature: IoSignature, form: Form) -> IoSignature:
+    """Rewrites `model`; its inputs and outputs from now on."""
+    InlinePass()(model)
+    _check_states(signature.states)
+    lowering = _Lowering(model.graph, signature, form)
+    lowering.choose_logits()
+    lowering.rewrite_cache()
+    lowering.rewrite_attention()
+    remove_unread(model.graph)
+    lowered = _signature(signature, form)
+    _set_io(model.graph, signature, lowered)
+    model.opset_imports.pop("qeffbuild", None)
+    to_opset17(model)
+    add_functions(model)
+    name_nodes(model.graph, lowered)
+    return lowered
+
+
+class _Lowering:
+    """One graph being rewritten: the values that all layers share are made once."""
+
+    def __init__(self, graph: ir.Graph, signature: IoSignature, form: Form) -> None:
+        self.graph = graph
+        self.signature = signature
+        self.form = form
+        self.emit = Emitter(graph, "device")
+        self.inputs = {value.name: value for value in graph.inputs}
+        self.first = graph[0]
+        if form.continuous_batching:
+            self.batch_index = self._new_input("batch_index", ("batch_size", 1))
+        if form.comp_ctx_lengths:
+            self.comp_ctx_lengths = self._new_input("comp_ctx_lengths", ("comp_ctx_lengths",))
+        if form.num_logits_to_keep:
+            self.num_logits_to_keep = self._new_input("num_logits_to_keep", ("num_logits_to_keep", 1))
+
+    def _new_input(self, name: str, axes: tuple[Axis, ...]) -> ir.Value:
+        value = ir.Value(name=name, shape=ir.Shape(axes), type=ir.TensorType(ir.DataType.INT64))
+        self.inputs[name] = value
+        self.graph.inputs.append(value)
+        return value
+
+    def choose_logits(self) -> None:
+        """The rows that the head reads end at the largest position; how many they are, an input's length says."""
+        emit, asked = self.emit, self.inputs["logits_index"]
+        # The device compares positions as int32.
+        positions = emit("Cast", self.inputs["position_ids"], to=int(ir.DataType.INT32))
+        index = emit("ArgMax", positions, axis=1, keepdims=1)
+        if self.form.num_logits_to_keep:
+            kept = emit("Shape", self.num_logits_to_keep, start=0, end=1)
+            start = emit("Max", emit("Sub", emit("Add", index, 1), kept), 0)
+            index = emit("Add", start, emit("Range", 0, emit("Squeeze", kept), 1))
+        emit.place(self.first)
+        asked.replace_all_uses_with(index)
+        self.graph.inputs.remove(asked)
+
+    def rewrite_cache(self) -> None:
+        """Writes by CtxScatter, reads by CtxGather, in their forms with a slot per row where rows come and go."""
+        by_output = {state.output: state for state in self.signature.states}
+        scatters = symbolic(self.graph, SCATTER)
+        if self.form.continuous_batching:
+            self._hide_slots_from_shapes()
+        indices, is_unwritten, length = self._context(self.inputs[self.signature.states[0].name])
+        targets: dict[ir.Value, ir.Value] = {}
+        for node in scatters:
+            cache, positions, updates = node.inputs
+            assert cache is not None, node.name
+            assert positions is not None, node.name
+            assert updates is not None, node.name
+            state = by_output.get(node.outputs[0].name or "")
+            if state is None:
+                raise _unsupported(f"{node.outputs[0].name} is written like a state but is none")
+            if positions not in targets:
+                targets[positions] = self._targets(positions)
+            written = self._written(cache, targets[positions], updates)
+            read = self._read(written, state, indices, is_unwritten, length)
+            self._replace(node, written, read)
+            self.emit.place(node)
+
+    def rewrite_attention(self) -> None:
+        for node in symbolic(self.graph, ATTENTION):
+            if self.form.comp_ctx_lengths:
+                mask = node.inputs[3]
+                length = self.emit("Shape", self.comp_ctx_lengths)
+                node.replace_input_with(3, self.emit("Slice", mask, [0], length, [3]))
+            replace_value(self.graph, node.outputs[0], attention(self.emit, node))
+            self.emit.place(node)
+
+    def _hide_slots_from_shapes(self) -> None:
+        """Where the trace asked a state for the batch size, the answer is still that of this run, not of the cache."""
+        names = {state.name for state in self.signature.states}
+        for node in list(self.graph):
+            if node.op_type != "Shape" or node.domain or (value := node.inputs[0]) is None or value.name not in names:
+                continue
+            rows = self.emit("Shape", self.inputs["input_ids"], start=0, end=1)
+            sizes = self.emit("Concat", rows, self.emit("Shape", value, start=1), axis=0)
+            start = node.attributes["start"].as_int() if "start" in node.attributes else 0
+            end = node.attributes["end"].as_int() if "end" in node.attributes else len(value.shape or ())
+            replace_value(self.graph, node.outputs[0], self.emit("Slice", sizes, [start], [end], [0]))
+            self.emit.place(node)
+
+    def _context(self, cache: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """Which slots each row reads [B, 1, L], which of them it has not written yet, and L."""
+        emit = self.emit
+        if self.form.comp_ctx_lengths:
+            length = emit("Shape", self.comp_ctx_lengths)
+        else:
+            length = emit("Shape", cache, start=2, end=3)
+        slots = emit("Unsqueeze", emit("Range", 0, emit("Squeeze", length), 1), [0, 1])
+        newest = emit("ReduceMax", self.inputs["position_ids"], axes=[1], keepdims=1)
+        is_unwritten = emit("Greater", slots, emit("Unsqueeze", newest, [2]))
+        indices = emit("Where", is_unwritten, 0, slots)
+        hidden = emit("Unsqueeze", is_unwritten, [3])
+        emit.place(self.first)
+        return indices, hidden, length
+
+    def _targets(self, positions: ir.Value) -> ir.Value:
+        """Where tokens are written; padding (-1) goes nowhere. Passed on as it is, it would count from the end, and
+        at a full context fight with the last token for its slot.
+        """
+        return self.emit("Where", self.emit("Less", positions, 0), np.array(NOWHERE, np.int64), positions)
+
+    def _written(self, cache: ir.Value, targets: ir.Value, updates: ir.Value) -> ir.Value:
+        if updates.dtype != cache.dtype:
+            updates = self.emit("CastLike", updates, cache)
+        if self.form.continuous_batching:
+            return self.emit("CtxScatterCB", cache, self.batch_index, targets, updates, domain=DOMAIN)
+        return self.emit("CtxScatter", cache, targets, updates, domain=DOMAIN)
+
+    def _read(
+        self, written: ir.Value, state: State, indices: ir.Value, is_unwritten: ir.Value, length: ir.Value
+    ) -> ir.Value:
+        if self.form.continuous_batching:
+            read = self.emit("CtxGatherCB", written, self.batch_index, indices, length, domain=DOMAIN)
+        else:
+            read = self.emit("CtxGather", written, indices, length, domain=DOMAIN)
+        if state.kind == "value":  # 0 times whatever memory held is not 0 when it held NaN
+            zero = self.emit("CastLike", np.array(0, np.float32), written)
+            read = self.emit("Where", is_unwritten, zero, read)
+        return read
+
+    def _replace(self, node: ir.Node, written: ir.Value, read: ir.Value) -> None:
+        """The output of the graph is what was written; everybody else reads through the gather."""
+        old = node.outputs[0]
+        read.type = old.type
+        read.shape = ir.Shape(("batch_size", *list(old.shape or ())[1:2], None, *list(old.shape or ())[3:]))
+        written.type, written.shape = old.type, old.shape
+        self.graph.outputs[list(self.graph.outputs).index(old)] = written
+        old.replace_all_uses_with(read)
+        written.name, old.name = old.name, f"{old.name}.neutral"
+
+
+def _check_states(states: Iterable[State]) -> None:
+    for state in states:
+        if not state.positional or len(state.axes) != 4 or state.kind not in ("key", "value"):
+            raise _unsupported(f"state {state.name} is not a cache of keys or values")
+
+
+def _signature(neutral: IoSignature, form: Form) -> IoSignature:
+    said = {tensor.name: tensor for tensor in neutral.inputs}
+    inputs = [said["input_ids"], said["position_ids"]]
+    if form.comp_ctx_lengths:
+        inputs.append(Tensor(name="comp_ctx_lengths", dtype="int64", axes=("comp_ctx_lengths",)))
+    if form.continuous_batching:
+        inputs.append(Tensor(name="batch_index", dtype="int64", axes=("batch_size", 1)))
+    if form.num_logits_to_keep:
+        inputs.append(Tensor(name="num_logits_to_keep", dtype="int64", axes=("num_logits_to_keep", 1)))
+    kept: Axis = "num_logits_to_keep" if form.num_logits_to_keep else 1
+    (logits,) = neutral.outputs
+    return IoSignature(
+        graph=neutral.graph,
+        inputs=tuple(inputs),
+        outputs=(replace(logits, axes=("batch_size", kept, logits.axes[-1])),),
+        states=tuple(_state(state, form) for state in neutral.states),
+    )
+
+
+def _state(state: State, form: Form) -> State:
+    name = state.name if form.kv_cache_prefix is None else f"{state.name}_{form.kv_cache_prefix}"
+    rows = "full_batch_size" if form.continuous_batching else "batch_size"
+    return replace(state, name=name, output=f"{name}_RetainedState", axes=(rows, *state.axes[1:]))
+
+
+def _set_io(graph: ir.Graph, neutral: IoSignature, lowered: IoSignature) -> None:
+    """Names, axes and order as the signature says."""
+    values = {value.name: value for value in (*graph.inputs, *graph.outputs)}
+    for old, new in zip(neutral.states, lowered.states, strict=True):
+        for before, after in ((old.name, new.name), (old.output, new.output)):
+            values[after] = values[before]
+            values[after].name = after
+            values[after].shape = ir.Shape(new.axes)
+    for tensor in (*lowered.inputs, *lowered.outputs):
+        values[tensor.name].shape = ir.Shape(tensor.axes)
+    graph.inputs[:] = [values[name] for name in _names(lowered.inputs, [state.name for state in lowered.states])]
+    graph.outputs[:] = [values[name] for name in _names(lowered.outputs, [state.output for state in lowered.states])]
+
+
+def _names(tensors: Iterable[Tensor], states: list[str]) -> list[str]:
+    return [*(tensor.name for tensor in tensors), *states]
+
+
+def _unsupported(what: str) -> ModelError:
+    return ModelError("onnx.unsupported", f"graph: {what}", hint="this model needs another backend")

@@ -1,0 +1,214 @@
+"""What a user may ask of the Cloud AI 100 compiler, and what is refused before anything runs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from qeffbuild.backends.qaic.context_lengths import check_context_lengths
+from qeffbuild.errors import BackendError, QeffBuildError, SpecError
+from qeffbuild.spec.types import BuildSpec, option
+
+HwVersion = Literal["ai100", "ai200"]
+SdkForm = Literal["named", "flat"]
+
+MOST_CORES = {"ai100": 16}  # per device; nothing is known of ai200, so only the schema's bound holds there
+DEFAULT_HW: HwVersion = "ai100"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    num_cores: int = option(16, "AI cores of each device that the model is compiled for", low=1, high=64)
+    mos: int | None = option(None, "the largest number of output channels per core; null: the compiler's choice", low=1)
+    aic_enable_depth_first: bool = option(False, "schedule depth first")
+    allow_mxint8_mdp_io: bool = option(False, "MXINT8 for what travels between devices")
+    stats_level: int | None = option(None, "how much the compiled program measures of itself", low=0, high=100)
+    node_precision_info: str | None = option(None, "a YAML file with the precision of single nodes")
+    user_tiled: bool = option(False, "the graph is tiled already")
+    io_encrypt: str | None = option(None, "how inputs and outputs are encrypted")
+    mdp_load_partition_config: str | None = option(None, "your own partitions (a JSON file), instead of ours")
+    mdp_dump_partition_config: str | None = option(None, "a file name under which the compiler leaves its partitions")
+    sub_functions: bool = option(False, "compile each kind of layer once: needs a graph with a function per layer")
+    aic_hw_version: Literal["ai100", "ai200"] | None = option(None, "ai100 or ai200; null: ai100")
+    kv_cache_prefix: str | None = option(None, "a suffix of letters and digits for the names of keys and values")
+    specialization_form: Literal["named", "flat"] = option(
+        "named", "flat: lists of symbols without names, for an older SDK"
+    )
+    compiler: str | None = option(None, "the compiler; null: QEFFBUILD_QAIC_COMPILE, else where the SDK puts it")
+    templates: str | None = option(None, "a folder of your own document templates, looked at before ours")
+    extra_args: tuple[str, ...] = option((), "further arguments of the compiler, each -name or -name=value")
+
+    @property
+    def hw_version(self) -> HwVersion:
+        return self.aic_hw_version or DEFAULT_HW
+
+
+# The compiler's own words for what we write ourselves: no extra argument may say them again.
+MANAGED = frozenset(
+    {
+        *("m", "aic-hw", "aic-hw-version", "retained-state", "convert-to-fp16", "mxfp6-matmul", "aic-num-cores"),
+        *("mdp-load-partition-config", "mdp-dump-partition-config", "sub-functions", "compile-only"),
+        *("network-specialization-config", "custom-io-list-file", "aic-binary-dir"),
+        *("mos", "aic-enable-depth-first", "allow-mxint8-mdp-io", "stats-level", "node-precision-info"),
+        *("user-tiled", "io-encrypt"),
+    }
+)
+
+_EXTRA = re.compile(r"-([A-Za-z][A-Za-z0-9_-]*)(?:=(.+))?\Z")
+
+
+def check(spec: BuildSpec) -> None:
+    """Refuses what this backend cannot do or would have to change quietly."""
+    for fault in (*_conflicts(spec), *_batching(spec), *_devices(spec), *_speculation(spec)):
+        raise fault
+    check_context_lengths(spec.specialization)
+    _check_texts(spec.backend.options)
+    _check_extra_args(spec.backend.options.extra_args)
+
+
+def _conflict(what: str, hint: str) -> SpecError:
+    return SpecError("spec.conflict", what, hint=hint)
+
+
+def _conflicts(spec: BuildSpec) -> Iterator[QeffBuildError]:
+    options, quantization = spec.backend.options, spec.quantization
+    most = MOST_CORES.get(options.hw_version)
+    if most is not None and options.num_cores > most:
+        found = f"backend.num_cores: {options.num_cores} is out of range, which is 1 to {most}"
+        yield SpecError("spec.range", found, hint=f"an {options.hw_version} device has {most} cores")
+    if quantization.method != "none":
+        yield _conflict(
+            f"quantization.method: {quantization.method} is not a method of this backend",
+            "use quantization=none with quantization.mxfp6_matmul=true",
+        )
+    if spec.model.dtype == "bfloat16" and options.hw_version == "ai100":
+        yield _conflict("model.dtype: bfloat16, but ai100 computes in float16", "model.dtype=float32")
+    if spec.adapters:
+        yield _conflict("adapters: this backend takes none yet", "merge them into the model first")
+    if options.sub_functions:
+        yield BackendError(
+            "backend.option",
+            "backend.sub_functions: the graph has no function per layer yet, which the flag would promise",
+            hint="leave it out",
+        )
+
+
+def _batching(spec: BuildSpec) -> Iterator[QeffBuildError]:
+    shapes = spec.specialization
+    key = "specialization.kv_cache_batch_size"
+    if not is_continuous(spec):
+        if shapes.kv_cache_batch_size is not None:
+            yield _conflict(f"{key}: only continuous batching has cache slots of its own", "leave it out")
+        return
+    slots, rows = shapes.kv_cache_batch_size, shapes.full_batch_size
+    if rows is None and (slots is None or shapes.prefill_only is not True):
+        yield SpecError(
+            "spec.missing",
+            "specialization.full_batch_size: continuous batching decodes so many rows at once, but none is given",
+            hint="specialization.full_batch_size=4",
+        )
+    if slots is not None and rows is not None and slots < rows:
+        yield _conflict(f"{key}: {slots} slots for {rows} rows", f"{key}={rows}")
+    if shapes.batch_size != 1:
+        yield _conflict(
+            f"specialization.batch_size: {shapes.batch_size}, but continuous batching prefills one row at a time",
+            "leave it out; specialization.full_batch_size is the number of rows that decode together",
+        )
+
+
+def _devices(spec: BuildSpec) -> Iterator[QeffBuildError]:
+    group, options = spec.device_group, spec.backend.options
+    stages, devices = group.mdp_num_partitions, group.size
+    if stages == 1:
+        return
+    key = "device_group.mdp_num_partitions"
+    if devices % stages:
+        allowed = ", ".join(str(number) for number in range(1, devices + 1) if devices % number == 0)
+        yield SpecError(
+            "spec.divides",
+            f"{key}: {devices} devices do not divide into {stages} stages: some would be left unused",
+            hint=f"with {devices} devices use one of: {allowed}",
+        )
+    layers = spec.model.num_hidden_layers
+    if layers is not None and stages > layers:
+        yield SpecError(
+            "spec.range", f"{key}: {stages} stages, but the model has {layers} layers", hint=f"{key}={layers}"
+        )
+    for name in ("mdp_load_partition_config", "mdp_dump_partition_config"):
+        if getattr(options, name) is not None:
+            yield _conflict(
+                f"backend.{name}: it takes the place of the stages that {key}={stages} asks for", f"{key}=1"
+            )
+
+
+def _speculation(spec: BuildSpec) -> Iterator[QeffBuildError]:
+    shapes = spec.specialization
+    if not shapes.num_speculative_tokens:
+        return
+    key = "specialization.num_speculative_tokens"
+    if shapes.prefill_only is True:
+        yield _conflict(
+            f"{key}: tokens are verified while decoding, which prefill_only=true leaves out", "leave it out"
+        )
+    if shapes.prefill_seq_len == 1:
+        yield _conflict(f"{key}: a target needs a prefill of its own", "specialization.prefill_seq_len=32")
+    if shapes.comp_ctx_lengths_prefill or shapes.comp_ctx_lengths_decode:
+        yield _conflict(f"{key}: not together with comp_ctx_lengths", "leave one of them out")
+    if max(shapes.num_speculative_tokens) >= shapes.ctx_len:
+        found = f"{key}: {max(shapes.num_speculative_tokens)} tokens do not fit in a context of {shapes.ctx_len}"
+        yield SpecError("spec.range", found, hint=f"at most {shapes.ctx_len - 1}")
+
+
+def is_continuous(spec: BuildSpec) -> bool:
+    """Rows join and leave while others decode: said so, or meant by full_batch_size."""
+    shapes = spec.specialization
+    if shapes.continuous_batching is None:
+        return shapes.full_batch_size is not None
+    return shapes.continuous_batching
+
+
+def _check_texts(options: Options) -> None:
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if isinstance(value, str) and not (value and value.isprintable()):
+            raise BackendError(
+                "backend.option", f"backend.{field.name}: {value!r} is empty or has unprintable characters"
+            )
+    prefix, dump = options.kv_cache_prefix, options.mdp_dump_partition_config
+    if prefix is not None and not (prefix.isascii() and prefix.isalnum()):
+        raise BackendError("backend.option", f"backend.kv_cache_prefix: {prefix!r} has more than letters and digits")
+    if dump is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", dump):
+        raise BackendError(
+            "backend.option",
+            f"backend.mdp_dump_partition_config: {dump!r} is no plain file name",
+            hint="name a file without folders: it lands in the result of the compile step",
+        )
+
+
+def _check_extra_args(arguments: tuple[str, ...]) -> None:
+    seen: set[str] = set()
+    for argument in arguments:
+        name = _name_of(argument)
+        if name in MANAGED:
+            raise BackendError(
+                "backend.option",
+                f"backend.extra_args: -{name} is written by us and may not be said again",
+                hint="use the key of the same name, or leave it out",
+            )
+        if name in seen:
+            raise BackendError("backend.option", f"backend.extra_args: -{name} is said twice", hint="say it once")
+        seen.add(name)
+
+
+def _name_of(argument: str) -> str:
+    """The compiler's word for an argument, as it is compared: however it is spelt, it is one option."""
+    said = _EXTRA.match(argument)
+    if said is None or not argument.isprintable():
+        raise BackendError(
+            "backend.option",
+            f"backend.extra_args: {argument!r} is neither -name nor -name=value",
+            hint='one argument each: backend.extra_args=["-name=value"]',
+        )
+    return said[1].lower().replace("_", "-")

@@ -1,0 +1,43 @@
+"""Compiled program, its documents, tokenizer -> a folder that runs without the store."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+from qeffbuild.actions.package import _copy_tokenizer, _model_facts, _provenance
+from qeffbuild.backends.qaic.command import OUTPUT, PROGRAM, SPECIALIZATIONS
+from qeffbuild.executor.work import Work
+from qeffbuild.package import PROVENANCE, digest_of, members, write_manifest
+from qeffbuild.signature import IoSignature
+
+
+def run(work: Work) -> None:
+    facts = json.loads((work.inputs["model"] / "facts.json").read_text())
+    fetched = json.loads((work.inputs["model"] / "model.json").read_text())["files"]
+    checkpoint = work.leaves.get("model") or work.inputs["model"] / "model"
+
+    shutil.copytree(work.inputs["compiled"] / OUTPUT, work.out / OUTPUT)
+    # The runtime reads the sizes of its buffers from the specializations, by their names.
+    shutil.copyfile(work.inputs["documents"] / SPECIALIZATIONS, work.out / SPECIALIZATIONS)
+    has_tokenizer = _copy_tokenizer(checkpoint, fetched, work.out)
+
+    known = {rel: digest_of(work.out / rel) for rel in members(work.out)}
+    provenance = _provenance(work.params, known, fetched)
+    (work.out / PROVENANCE).write_text(json.dumps(provenance, indent=1, sort_keys=True) + "\n")
+    signature = IoSignature.load(work.inputs["documents"] / "io.json")
+    manifest = {
+        "backend": "qaic",
+        "task": facts["task"],
+        "graphs": {"decoder": {"file": f"{OUTPUT}/{PROGRAM}", "signature": signature.as_json()}},
+        "specialization": work.params["specialization"],
+        "model": _model_facts(facts),
+        "quantization": {
+            "method": "none",
+            "mxfp6_matmul": work.params["mxfp6_matmul"],
+            "mxint8_kv_cache": work.params["mxint8_kv_cache"],
+        },
+        "devices": work.params["num_devices"],
+        "tokenizer": "tokenizer" if has_tokenizer else None,
+    }
+    write_manifest(work.out, manifest, known)

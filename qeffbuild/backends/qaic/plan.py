@@ -1,0 +1,153 @@
+"""BuildSpec -> the steps from a neutral graph to a package for Cloud AI 100: lower, render, compile, package."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from qeffbuild.backends.qaic.command import COMPILER, COMPILER_ENV
+from qeffbuild.backends.qaic.options import is_continuous
+from qeffbuild.paths import resource_dir
+from qeffbuild.plan.resolve import model_leaves
+from qeffbuild.plan.types import Leaf, Step
+from qeffbuild.spec.types import BuildSpec
+
+_ROOM = "qeffbuild.backends.qaic"
+_GRAPH_TOOLS = ("ml-dtypes", "numpy", "onnx", "onnx-ir")
+
+# Options that say where something is found: what is found there is a leaf of its own.
+_PLACES = ("compiler", "templates", "node_precision_info", "mdp_load_partition_config")
+
+
+def steps(spec: BuildSpec, graph: str) -> tuple[Step, ...]:
+    """`graph` is the step that gives the neutral graph."""
+    return (_lower(spec, graph), _render(spec, graph), _compile(spec, graph), _package(spec))
+
+
+def _lower(spec: BuildSpec, graph: str) -> Step:
+    shapes = spec.specialization
+    params = {
+        "continuous_batching": is_continuous(spec),
+        "comp_ctx_lengths": bool(shapes.comp_ctx_lengths_prefill or shapes.comp_ctx_lengths_decode),
+        "num_logits_to_keep": bool(shapes.num_speculative_tokens),
+        "kv_cache_prefix": spec.backend.options.kv_cache_prefix,
+    }
+    return Step(
+        name="lower",
+        action=f"{_ROOM}.lower",
+        params=params,
+        reads={
+            "continuous_batching": "specialization.continuous_batching",
+            "comp_ctx_lengths": "specialization.comp_ctx_lengths_prefill",
+            "num_logits_to_keep": "specialization.num_speculative_tokens",
+            "kv_cache_prefix": "backend.kv_cache_prefix",
+        },
+        inputs={"graph": graph},
+        code=("qeffbuild.graph", "qeffbuild.signature", *_rooms("cache_ops", "opset17", "layers")),
+        tools=_GRAPH_TOOLS,
+    )
+
+
+def _render(spec: BuildSpec, graph: str) -> Step:
+    options = spec.backend.options
+    said = {name: _plain(value) for name, value in asdict(options).items() if name not in _PLACES}
+    params: dict[str, Any] = {
+        "options": said,
+        "specialization": _shapes(spec),
+        "continuous_batching": is_continuous(spec),
+        "mxfp6_matmul": spec.quantization.mxfp6_matmul,
+        "mxint8_kv_cache": spec.quantization.mxint8_kv_cache,
+        "dtype": spec.model.dtype,
+        "num_devices": spec.device_group.size,
+        "mdp_num_partitions": spec.device_group.mdp_num_partitions,
+    }
+    return Step(
+        name="render",
+        action=f"{_ROOM}.render",
+        params=params,
+        reads={
+            "options": "backend",
+            "specialization": "specialization",
+            "continuous_batching": "specialization.continuous_batching",
+            "mxfp6_matmul": "quantization.mxfp6_matmul",
+            "mxint8_kv_cache": "quantization.mxint8_kv_cache",
+            "dtype": "model.dtype",
+            "num_devices": "device_group.devices",
+            "mdp_num_partitions": "device_group.mdp_num_partitions",
+        },
+        inputs={"graph": "lower", "exported": graph},
+        leaves=(
+            # A document is as its template is.
+            Leaf(name="packaged_templates", path=str(resource_dir("templates") / "qaic")),
+            *_named_files(options),
+        ),
+        code=(
+            "qeffbuild.rendering",
+            "qeffbuild.signature",
+            "qeffbuild.spec.types",
+            "qeffbuild.graph",
+            *_rooms("options", "context_lengths", "specializations", "documents", "command", "pipeline", "layers"),
+        ),
+        tools=("jinja2", "onnx", "onnx-ir", "pyyaml"),
+    )
+
+
+def _named_files(options: Any) -> tuple[Leaf, ...]:
+    named = {
+        "templates": options.templates,
+        "node_precision_info": options.node_precision_info,
+        "mdp_load_partition_config": options.mdp_load_partition_config,
+    }
+    return tuple(Leaf(name=name, path=path) for name, path in named.items() if path is not None)
+
+
+def _compile(spec: BuildSpec, graph: str) -> Step:
+    return Step(
+        name="compile",
+        action=f"{_ROOM}.compile",
+        # The documents and the command line say all that the compiler is told.
+        params={"compiler_is_named": spec.backend.options.compiler is not None},
+        reads={"compiler_is_named": "backend.compiler"},
+        inputs={"documents": "render", "model": "fetch", "exported": graph},
+        leaves=(Leaf(name="compiler", path=spec.backend.options.compiler or COMPILER), *model_leaves(spec.model)),
+        code=("qeffbuild.graph", "qeffbuild.executor.command", *_rooms("command", "render")),
+        tools=_GRAPH_TOOLS,
+        env=(COMPILER_ENV,),
+    )
+
+
+def _package(spec: BuildSpec) -> Step:
+    params = {
+        "task": spec.model.task,
+        "specialization": _shapes(spec),
+        "mxfp6_matmul": spec.quantization.mxfp6_matmul,
+        "mxint8_kv_cache": spec.quantization.mxint8_kv_cache,
+        "num_devices": spec.device_group.size,
+    }
+    return Step(
+        name="package",
+        action=f"{_ROOM}.package",
+        params=params,
+        reads={
+            "task": "model.task",
+            "specialization": "specialization",
+            "mxfp6_matmul": "quantization.mxfp6_matmul",
+            "mxint8_kv_cache": "quantization.mxint8_kv_cache",
+            "num_devices": "device_group.devices",
+        },
+        inputs={"compiled": "compile", "documents": "render", "model": "fetch"},
+        leaves=model_leaves(spec.model),
+        code=("qeffbuild.actions.package", "qeffbuild.package", "qeffbuild.signature", *_rooms("command")),
+    )
+
+
+def _shapes(spec: BuildSpec) -> dict[str, Any]:
+    return {name: _plain(value) for name, value in asdict(spec.specialization).items()}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _rooms(*names: str) -> tuple[str, ...]:
+    return tuple(f"{_ROOM}.{name}" for name in names)

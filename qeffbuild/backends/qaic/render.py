@@ -1,0 +1,168 @@
+"""What was asked and the lowered graph -> a folder that holds all that the compiler reads, and the command itself."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from qeffbuild.backends.qaic import documents
+from qeffbuild.backends.qaic.command import CUSTOM_IO, GRAPH, SPECIALIZATIONS, Files, compile_argv
+from qeffbuild.backends.qaic.layers import partition_nodes
+from qeffbuild.backends.qaic.options import Options
+from qeffbuild.backends.qaic.pipeline import split_into_stages
+from qeffbuild.backends.qaic.specializations import specializations, with_windows
+from qeffbuild.errors import BackendError
+from qeffbuild.executor.work import Work
+from qeffbuild.graph.files import load_graph
+from qeffbuild.signature import IoSignature
+from qeffbuild.spec.types import QuantizationSpec, SpecializationSpec
+
+COMMANDS = "commands.json"
+USER_PARTITIONS = "mdp_user.json"
+NODE_PRECISION = "node_precision_info.yaml"
+
+
+def run(work: Work) -> None:
+    for name in (GRAPH, "io.json"):
+        shutil.copyfile(work.inputs["graph"] / name, work.out / name)
+    model = load_graph(work.out / GRAPH)
+    weights = _weights(model, work)
+    argv = write_documents(
+        Asked.read(work.params), model, IoSignature.load(work.out / "io.json"), work.leaves, work.out
+    )
+    (work.out / COMMANDS).write_text(json.dumps([argv], indent=1) + "\n")
+    script = work.out / "compile.sh"
+    script.write_text(documents.compile_script(argv, weights, work.leaves.get("templates")))
+    script.chmod(0o755)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What of the spec the documents say."""
+
+    options: Options
+    shapes: SpecializationSpec
+    quantization: QuantizationSpec
+    continuous: bool
+    dtype: Any
+    num_devices: int
+    stages: int
+
+    @classmethod
+    def read(cls, params: Mapping[str, Any]) -> Asked:
+        return cls(
+            options=Options(**_tuples(params["options"])),
+            shapes=SpecializationSpec(**_tuples(params["specialization"])),
+            quantization=QuantizationSpec(
+                mxfp6_matmul=params["mxfp6_matmul"], mxint8_kv_cache=params["mxint8_kv_cache"]
+            ),
+            continuous=params["continuous_batching"],
+            dtype=params["dtype"],
+            num_devices=params["num_devices"],
+            stages=params["mdp_num_partitions"],
+        )
+
+
+def write_documents(
+    asked: Asked, model: ir.Model, signature: IoSignature, named: Mapping[str, Path], out: Path
+) -> list[str]:
+    """Writes the documents into `out`; the compiler's arguments, with all files by their names there.
+
+    `named` holds the files that options name, and a user's templates.
+    """
+    own, options = named.get("templates"), asked.options
+    entries = with_windows(specializations(asked.shapes, continuous=asked.continuous), signature)
+    text = documents.specializations_json(entries, options.specialization_form, own)
+    (out / SPECIALIZATIONS).write_text(text)
+
+    precision = documents.state_precision(asked.dtype, mxint8=asked.quantization.mxint8_kv_cache)
+    custom_io = None
+    if precision is not None and signature.states:
+        custom_io = CUSTOM_IO
+        (out / CUSTOM_IO).write_text(documents.custom_io_yaml(signature, precision, own))
+
+    stages, slices = _partitions(asked, model, named, out)
+    files = Files(
+        custom_io=custom_io,
+        stages=stages,
+        slices=slices,
+        node_precision_info=_taken(named, "node_precision_info", NODE_PRECISION, out, _any_text),
+    )
+    return compile_argv(options, asked.quantization, asked.dtype, files)
+
+
+def _partitions(asked: Asked, model: ir.Model, named: Mapping[str, Path], out: Path) -> tuple[str | None, str | None]:
+    """The names of the pipeline's (or a user's) partitions, and of the tensor slices: one of them, or neither."""
+    own, cores = named.get("templates"), asked.options.num_cores
+    if "mdp_load_partition_config" in named:
+        known = {name for name, _ in partition_nodes(model)}
+        check = partial(_check_partitions, known=known)
+        return _taken(named, "mdp_load_partition_config", USER_PARTITIONS, out, check), None
+    if asked.stages > 1:
+        split = split_into_stages(partition_nodes(model), asked.stages, asked.num_devices)
+        name = documents.pipeline_file(asked.num_devices, asked.stages)
+        (out / name).write_text(documents.pipeline_json(split, cores, own))
+        return name, None
+    if asked.num_devices > 1 and asked.options.mdp_dump_partition_config is None:
+        name = documents.slice_file(asked.num_devices)
+        (out / name).write_text(documents.tensor_slice_json(asked.num_devices, cores, own))
+        return None, name
+    return None, None
+
+
+def _taken(named: Mapping[str, Path], option: str, name: str, out: Path, check: Callable[[Path], None]) -> str | None:
+    """Copies the file that an option names, so that the folder is whole; its name there."""
+    path = named.get(option)
+    if path is None:
+        return None
+    if not path.is_file():
+        raise BackendError("backend.file", f"backend.{option}: {path} is no file", hint="is the path right?")
+    check(path)
+    shutil.copyfile(path, out / name)
+    return name
+
+
+def _any_text(path: Path) -> None:
+    """What the compiler wants in a precision file is not known to us."""
+
+
+def _check_partitions(path: Path, known: set[str]) -> None:
+    try:
+        said = json.loads(path.read_text())
+        listed = [node for partition in said["partitions"] for node in partition.get("nodeList", [])]
+    except (ValueError, KeyError, TypeError, AttributeError) as cause:
+        found = f"backend.mdp_load_partition_config: {path.name} is not a partition file: {cause!r}"
+        raise BackendError(
+            "backend.file", found, hint='it is JSON: {"connections": [...], "partitions": [...]}'
+        ) from cause
+    if strangers := [node for node in listed if node not in known]:
+        found = (
+            f"backend.mdp_load_partition_config: {len(strangers)} nodes are not in the graph, {strangers[0]!r} first"
+        )
+        raise BackendError("backend.file", found, hint="write it for this graph: qeffbuild emit shows its node names")
+
+
+def _weights(model: ir.Model, work: Work) -> list[str]:
+    """The checkpoint's files that the graph reads; what the export wrote beside them is copied."""
+    tensors = [value.const_value for value in model.graph.initializers.values()]
+    locations = sorted({str(tensor.location) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)})
+    needed = []
+    for location in locations:
+        beside = work.inputs["exported"] / location
+        if beside.is_file():
+            shutil.copyfile(beside, work.out / location)
+        else:
+            needed.append(location)
+    return needed
+
+
+def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Lists of JSON as the tuples that they were."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
