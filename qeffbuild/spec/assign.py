@@ -65,10 +65,12 @@ class Target:
         return any(key.startswith(f"{free}.") for free in self.free)
 
     def _refuse_unknown(self, said: Assignment, key: str) -> NoReturn:
-        refuse_unknown(said.word, key, dotted(self.values))
+        groups = (name for name, value in self.values.items() if isinstance(value, dict))
+        refuse_unknown(said.word, key, (*dotted(self.values), *groups, "recipe"))
 
 
 def refuse_unknown(word: str, key: str, known: Iterable[str]) -> NoReturn:
+    """Raise override.unknown for `word`, with the key among `known` that was probably meant."""
     known = sorted(known)
     close = nearest(key, known)
     listed = sorted({name.partition(".")[0] for name in known})

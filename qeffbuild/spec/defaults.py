@@ -26,7 +26,7 @@ from qeffbuild.spec.documents import Document
 from qeffbuild.spec.grammar import COMMAND_LINE, Assignment, assignments
 from qeffbuild.spec.references import variables
 from qeffbuild.spec.sources import Sources
-from qeffbuild.spec.text import is_choice, shown
+from qeffbuild.spec.text import as_hint, is_choice, shown
 
 ROOT = "build"
 
@@ -89,7 +89,12 @@ def _choice(said: Assignment, sources: Sources) -> Override:
         return assignments([f"~{said.key}"])[0].said
     if said.mode != "set" and in_root:
         what = f"{shown(said.word)}: the group {said.key} has a choice already"
-        raise SpecError("override.exists", what, where=COMMAND_LINE, hint=f"write {said.key}=CHOICE")
+        raise SpecError(
+            "override.exists",
+            what,
+            where=COMMAND_LINE,
+            hint=as_hint(f"write {said.word.lstrip('+')}", "leave out the +"),
+        )
     if said.mode == "set" and not in_root:
         refuse_unknown(said.word, said.key, [f"+{said.key}"])
     sources.refuse_choice(said.key, said.value, COMMAND_LINE)

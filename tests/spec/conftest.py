@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,25 +11,30 @@ import pytest
 from qeffbuild.errors import QeffBuildError
 from qeffbuild.spec.compose import compose
 from qeffbuild.spec.load import from_config
+from qeffbuild.spec.types import BuildSpec
 
 Refusal = Callable[..., QeffBuildError]
 
 
 @pytest.fixture
 def refusal(tmp_path: Path) -> Refusal:
-    """refusal("specialization.ctx_len=0", files={"model/x.yaml": "..."}) -> the error, seen to be one of at most 3 lines."""
+    """refusal("runs=0", files={"model/x.yaml": "..."}) -> the error, seen to have at most three lines."""
 
     def refused(*words: str, files: Mapping[str, str | bytes] = {}) -> QeffBuildError:
         conf = folder_of(tmp_path / "conf", files)
         with pytest.raises(QeffBuildError) as caught:
-            composed = compose(words, conf_dirs=[conf] if files else [])
-            from_config(composed.values, origins=composed.origins)
+            _load(words, [conf] if files else [])
         error = caught.value
         assert len(str(error).splitlines()) <= 3
         assert re.match(r"error\[[a-z]+\.[a-z]+\]: .+", str(error))
         return error
 
     return refused
+
+
+def _load(words: Sequence[str], conf_dirs: Sequence[Path]) -> BuildSpec:
+    composed = compose(words, conf_dirs=conf_dirs)
+    return from_config(composed.values, origins=composed.origins)
 
 
 def folder_of(folder: Path, files: Mapping[str, str | bytes]) -> Path:
