@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 END = "<|endoftext|>"
 VOCAB_SIZE = 4096
@@ -139,25 +139,27 @@ def figures(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, texts: l
     }
 
 
-def save(folder: Path, model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
-    """Store the weights as float16 and return the model that a reader of them gets."""
+def save(folder: Path, model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Store the weights as float16; the figures are those of the stored ones."""
     half = GPT2LMHeadModel(model.config)
     half.load_state_dict(model.state_dict())
+    half.generation_config = GenerationConfig(
+        bos_token_id=model.config.bos_token_id, eos_token_id=model.config.eos_token_id
+    )
     half.half().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return half.float()
 
 
 def train(
-    model: GPT2LMHeadModel, stream: torch.Tensor, validation: torch.Tensor, *, steps: int, rate: float,
+    model: GPT2LMHeadModel, stream: torch.Tensor, validation: torch.Tensor, *, steps: int, stop: int, rate: float,
     keep: Callable[[], None],
 ) -> None:  # fmt: skip
-    """Train for `steps`, and `keep` the model whenever it is the best so far on the validation chapters."""
+    """Train along a schedule of `steps` as far as `stop`; `keep` the model when it is the best on the validation text."""
     optimizer = optimizer_of(model, rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: fraction_of_rate((step + 1) / steps))
     source = batches(stream, torch.Generator().manual_seed(1))
     started, best = time.monotonic(), math.inf
-    for step in range(1, steps + 1):
+    for step in range(1, stop + 1):
         batch = next(source)
         loss = model.train()(input_ids=batch, labels=batch).loss
         loss.backward()
@@ -165,7 +167,7 @@ def train(
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        if step % 150 and step != steps:
+        if step % 150 and step != stop:
             continue
         measured = nats(model.eval(), validation) / (len(validation) - 1)
         spent = time.monotonic() - started
@@ -179,6 +181,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--steps", type=int, default=2250)
+    parser.add_argument("--stop", type=int, help="end the schedule early, after this step")
     parser.add_argument("--rate", type=float, default=2e-3)
     said = parser.parse_args()
 
@@ -196,7 +199,8 @@ def main() -> None:
     def keep() -> None:
         save(said.folder, model, tokenizer)
 
-    train(model, stream, encode(tokenizer, validation_texts), steps=said.steps, rate=said.rate, keep=keep)
+    validation, stop = encode(tokenizer, validation_texts), said.stop or said.steps
+    train(model, stream, validation, steps=said.steps, stop=stop, rate=said.rate, keep=keep)
     best = GPT2LMHeadModel.from_pretrained(said.folder, dtype=torch.float32)
     measured = figures(best, tokenizer, held_out_texts)
     (said.folder / "figures.json").write_text(json.dumps(measured, indent=1) + "\n")

@@ -94,9 +94,12 @@ def _download(name: str, commit: str) -> Path:
         folder = Path(snapshot_download(name, revision=commit, allow_patterns=list(files.WANTED)))
         if not any((folder / weights).exists() for weights in (files.WEIGHTS, files.INDEX)):
             snapshot_download(name, revision=commit, allow_patterns=list(files.PICKLES))
-        return folder
     except Exception as problem:
         _refuse(name, commit, problem)
+    if not _is_complete(folder):  # offline, huggingface_hub gives what there is
+        hint = "fetch the rest where there is a network; the hub's model must have a config.json and weights"
+        raise ModelError("model.absent", f"{name}: only a part of it is in the Hugging Face cache", hint=hint)
+    return folder
 
 
 def _refuse(name: str, revision: str, problem: Exception) -> NoReturn:

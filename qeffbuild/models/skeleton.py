@@ -74,11 +74,10 @@ def refuse_disagreement(folder: Path, found: Disagreement) -> None:
 def _configuration(folder: Path, facts: Facts, trust_remote_code: bool) -> Any:
     from transformers import CONFIG_MAPPING, AutoConfig
 
-    if trust_remote_code and facts.config.get("auto_map"):
-        return AutoConfig.from_pretrained(str(folder), trust_remote_code=True, local_files_only=True)
-    values = {key: value for key, value in facts.config.items() if key not in ("auto_map", "model_type")}
     try:
-        return CONFIG_MAPPING[facts.model_type].from_dict(values)
+        if trust_remote_code and facts.config.get("auto_map"):
+            return AutoConfig.from_pretrained(str(folder), trust_remote_code=True, local_files_only=True)
+        return CONFIG_MAPPING[facts.model_type].from_pretrained(str(folder), local_files_only=True)
     except Exception as problem:
         first = " ".join(str(problem).split())
         raise ModelError("model.config", f"config.json: {first:.200}", where=str(folder)) from problem
