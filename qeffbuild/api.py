@@ -28,6 +28,7 @@ from qeffbuild.report.keeping import cache_du, cache_gc, cache_ls, cache_verify
 from qeffbuild.spec.load import from_config
 from qeffbuild.spec.types import BuildSpec, ModelSpec
 from qeffbuild.store import Entry, Store
+from qeffbuild.store.hand_out import export_tree
 from qeffbuild.world import LOCATE, LocalWorld, Snapshot, distributions, locate
 
 if TYPE_CHECKING:
@@ -255,15 +256,13 @@ def _built(spec: BuildSpec, store: Store, found: Plan, outcomes: Sequence[Outcom
         error = failed or (failure.error if failure else None)
         return Built(spec=spec, plan=found, outcomes=tuple(outcomes), path=None, error=error)
     path = goal.entry.out
-    if failed is None and spec.out is not None:
+    if failed is None and spec.out is not None and "package" in found.goals[0]:
         path = _copied(store, goal.entry, Path(spec.out))
     return Built(spec=spec, plan=found, outcomes=tuple(outcomes), path=path, error=failed)
 
 
 def _copied(store: Store, entry: Entry, out: Path) -> Path:
     """The entry's files in `out`; a package that was copied there before may be replaced, other files may not."""
-    from qeffbuild.store.hand_out import export_tree
-
     export_tree(store, entry, out, replace=_is_package(out))
     return out.absolute()
 
@@ -477,15 +476,19 @@ def emit(
 ) -> dict[str, Any]:
     """The vendor's inputs and command lines in a folder that needs nothing else, the weights beside the graph."""
     check_out(spec, allow_outside=allow_outside)
-    built = build(replace(spec, out=None), "render", reporter=reporter, frozen=frozen)
+    built = build_together([spec], "render", reporter=reporter, frozen=frozen, allow_outside=allow_outside).builds[0]
+    return hand_out(built)
+
+
+def hand_out(built: Built) -> dict[str, Any]:
+    """What `emit` leaves: the rendered folder and the weights that its graph points at."""
+    entry = next(outcome.entry for outcome in built.outcomes if outcome.step.name == built.plan.goals[0])
     if built.error is not None:
         raise built.error
-    entry = next(outcome.entry for outcome in built.outcomes if outcome.step.name == built.plan.goals[0])
     assert entry is not None, "a build without an error has its goal"
+    spec = built.spec
     out = Path(spec.out or f"outputs/{spec.model.name}-{spec.backend.name}-{entry.record.key[:12]}").absolute()
     store = open_store(spec)
-    from qeffbuild.store.hand_out import export_tree
-
     export_tree(store, entry, out, replace=(out / COMMANDS).is_file())
     _lay_weights(out, model_folder(built))
     store.close()

@@ -1,0 +1,276 @@
+"""One command line with several values -> all its variants, built as one plan; every failure is told, none hides others."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from qeffbuild import api, paths
+from qeffbuild.cli.composed import Kept
+from qeffbuild.cli.obey import as_kept, cache_root, spec_of
+from qeffbuild.cli.words import Command
+from qeffbuild.errors import QeffBuildError, SpecError
+from qeffbuild.report import text
+from qeffbuild.report.progress import reporting
+from qeffbuild.report.table import Look
+from qeffbuild.spec.load import from_config
+from qeffbuild.spec.types import BuildSpec
+
+Document = dict[str, Any]
+
+
+def sweep(command: Command) -> int:
+    """Run the sweep, print its table or document; the worst exit code of its variants."""
+    if len(command.calls) != 1:
+        raise SpecError("sweep.verb", "a sweep has one verb", hint=f"qeffbuild {command.calls[-1].verb} -m ...")
+    task = Task(command)
+    kept = Kept(cache_root(command.overrides), Path.cwd())
+    is_ours = not any(word.startswith(("hydra/", "hydra.")) for word in command.overrides)
+    known = kept.load("sweep", command.overrides) if is_ours else None
+    if known is not None:
+        task.finish(
+            [Variant(overrides=tuple(said["overrides"]), composed=said["composed"]) for said in known["variants"]]
+        )
+    else:
+        from qeffbuild.cli.hydra import multirun
+
+        check_words(command.overrides)
+        multirun(command.overrides, task)
+        if is_ours and all(variant.composed for variant in task.variants):
+            said = [{"overrides": variant.overrides, "composed": variant.composed} for variant in task.variants]
+            kept.keep("sweep", command.overrides, {"variants": said, "environment": environment_of(task.variants)})
+    return task.tell()
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Refuse what cannot be read or may not be said, before Hydra is asked to take it apart."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    from qeffbuild.spec.grammar import assignments
+
+    parser = OverridesParser.create()
+    for word in words:
+        try:
+            is_sweep = parser.parse_rule(word, "override").is_sweep_override()
+        except (HydraException, ValueError):
+            is_sweep = False
+        if not is_sweep or word.startswith("hydra"):
+            assignments([word])
+
+
+def combinations(words: Sequence[str], loader: Any, limit: int) -> list[list[str]]:
+    """Every combination of the values given, as Hydra's basic sweeper makes them; not more than `limit`."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    overrides = OverridesParser.create(config_loader=loader).parse_overrides(list(words))
+    swept = [override for override in overrides if override.is_sweep_override()]
+    for override in swept:
+        if not override.is_discrete_sweep():
+            what = f"{override.input_line}: an interval has no end of values"
+            raise SpecError("sweep.interval", what, hint="list the values, or choose a sweeper: hydra/sweeper=NAME")
+    number = math.prod(sum(1 for _ in override.sweep_string_iterator()) for override in swept)
+    if number > limit:
+        what = f"{number:,} variants, more than {limit:,}"
+        raise SpecError("sweep.size", what, hint=f"sweep fewer values, or say so: hydra.sweeper.limit={number}")
+    return BasicSweeper.split_arguments(overrides, None)[0]
+
+
+@dataclass(slots=True)
+class Variant:
+    """One point of a sweep and what became of it."""
+
+    overrides: tuple[str, ...]
+    composed: Document | None = None
+    spec: BuildSpec | None = None
+    said: Document = field(default_factory=dict)
+    error: QeffBuildError | None = None
+    number: float = math.inf  # what an optimising sweeper minimises
+
+    def as_json(self) -> Document:
+        code = self.error.exit_code if self.error else 0
+        said = {"overrides": list(self.overrides), "package": None, "exit_code": code, **self.said}
+        return said | {"error": self.error.as_json()} if self.error else said
+
+
+class Task:
+    """What Hydra calls for each variant, or our launcher for all of them together."""
+
+    def __init__(self, command: Command) -> None:
+        self.command = command
+        self.variants: list[Variant] = []
+        self.steps: dict[str, Document] = {}
+
+    def __call__(self, config: Any) -> float:
+        """One job alone, under a launcher that is not ours; the store still shares its steps with the others."""
+        from hydra.core.hydra_config import HydraConfig
+
+        words = tuple(HydraConfig.get().overrides.task)
+        return self.together([words], len(self.variants))[0]
+
+    def together(self, jobs: Sequence[Sequence[str]], first: int) -> list[float]:
+        """All jobs of a batch; the number of each, for sweepers that look for the best."""
+        variants = compose_all(jobs)
+        self.finish(variants)
+        return [variant.number for variant in variants]
+
+    def finish(self, variants: Sequence[Variant]) -> None:
+        """Load, plan, build and use the variants; whatever fails is kept with its variant."""
+        start = len(self.variants)
+        self.variants += variants
+        for at, variant in enumerate(variants, start):
+            with collecting(variant):
+                self._load(variant, at)
+        good = [variant for variant in variants if variant.error is None]
+        verb = self.command.calls[0].verb
+        if good and verb == "plan":
+            for variant in good:
+                with collecting(variant):
+                    self._plan(variant)
+        elif good:
+            self._build(good, verb)
+
+    def tell(self) -> int:
+        said = {
+            "schema": 1,
+            "variants": [variant.as_json() for variant in self.variants],
+            "steps": list(self.steps.values()),
+        }
+        if self.command.has("--json"):
+            print(json.dumps(said, ensure_ascii=False, indent=1))
+        else:
+            print(text.variants(said, Look.of(sys.stdout)))
+        for at, variant in enumerate(self.variants, 1):
+            if variant.error is not None:
+                print(f"variant {at}: {variant.error}", file=sys.stderr)
+        return max((variant.error.exit_code for variant in self.variants if variant.error), default=0)
+
+    @property
+    def _flags(self) -> Mapping[str, bool]:
+        return {"frozen": self.command.has("--frozen")}
+
+    def _load(self, variant: Variant, at: int) -> None:
+        if variant.composed is None:
+            variant.spec = spec_of(variant.overrides)
+        else:
+            variant.spec = from_config(variant.composed["values"], origins=variant.composed["origins"])
+        spec = variant.spec
+        if spec.out is not None:
+            spec = replace(spec, out=f"{spec.out}/{at}")
+        api.check_out(spec, allow_outside=self.command.has("--allow-outside"))
+        variant.spec = api.admit(spec, **self._flags)
+
+    def _plan(self, variant: Variant) -> None:
+        assert variant.spec is not None
+        said = api.plan(variant.spec, self.command.goal, **self._flags).as_json()  # type: ignore[arg-type]
+        new = [step for step in said["steps"] if step["status"] != "hit"]
+        variant.said = {"steps_to_build": len(new), "steps": [step["deep"] for step in said["steps"]]}
+        variant.number = float(len(new))
+        self.steps |= {step["deep"]: step for step in said["steps"] if step["deep"] not in self.steps}
+
+    def _build(self, variants: Sequence[Variant], verb: str) -> None:
+        specs = [variant.spec for variant in variants if variant.spec is not None]
+        goal = self.command.goal if verb == "build" else GOALS.get(verb, "package")
+        outside = self.command.has("--allow-outside")
+        with reporting() as reporter:
+            together = api.build_together(
+                specs,
+                goal,
+                reporter=reporter,
+                allow_outside=outside,
+                **self._flags,  # type: ignore[arg-type]
+            )
+        for outcome in together.outcomes:
+            said = outcome.as_json() | {"deep": outcome.key.digest}
+            self.steps.setdefault(outcome.key.digest, said)
+        for variant, built in zip(variants, together.builds, strict=True):
+            with collecting(variant):
+                variant.said = {"package": str(built.path) if built.path else None}
+                variant.said["result"] = result_of(built)
+                variant.number = sum(outcome.seconds for outcome in built.outcomes)
+                if built.error is not None:
+                    raise built.error
+                USES.get(verb, _nothing_more)(variant, built)
+
+
+class collecting:
+    """Keep a variant's error with it, so that it ends nobody else."""
+
+    def __init__(self, variant: Variant) -> None:
+        self._variant = variant
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+        if isinstance(error, QeffBuildError) and error.exit_code != INTERRUPTED:
+            self._variant.error = error
+            self._variant.number = math.inf
+            return True
+        return False
+
+
+INTERRUPTED = 130
+GOALS = {"emit": "render"}
+
+
+def compose_all(jobs: Sequence[Sequence[str]]) -> list[Variant]:
+    """The variants with their configurations: choices that several share are composed once."""
+    from qeffbuild.spec.compose import compose_variants
+
+    words = [tuple(word for word in job if not word.startswith(("hydra.", "hydra/"))) for job in jobs]
+    try:
+        composed = compose_variants([], words, conf_dirs=paths.user_conf_dirs(Path.cwd()))
+    except QeffBuildError:
+        return [Variant(overrides=job) for job in words]  # each is composed again by itself, and says what is wrong
+    return [Variant(overrides=job, composed=as_kept(said)) for job, said in zip(words, composed, strict=True)]
+
+
+def environment_of(variants: Sequence[Variant]) -> Document:
+    return {name: value for variant in variants for name, value in (variant.composed or {})["environment"].items()}
+
+
+def result_of(built: api.Built) -> str:
+    if built.error is not None:
+        return "failed"
+    return "built" if any(outcome.result == "built" for outcome in built.outcomes) else "hit"
+
+
+def _nothing_more(variant: Variant, built: api.Built) -> None:
+    """`build` ends with the package."""
+
+
+def _run(variant: Variant, built: api.Built) -> None:
+    said = api.run(built).as_json()
+    variant.said |= said | {"figures": said["metrics"]}
+    variant.number = said["metrics"]["e2e_s"]
+
+
+def _bench(variant: Variant, built: api.Built) -> None:
+    figures = api.bench(built)
+    variant.said |= figures | {"figures": {name: figure["median"] for name, figure in figures.items()}}
+    variant.number = figures["e2e_s"]["median"]
+
+
+def _evaluate(variant: Variant, built: api.Built) -> None:
+    figures = api.evaluate(built)
+    variant.said |= figures | {"figures": figures}
+    variant.number = figures["perplexity"]
+
+
+def _emit(variant: Variant, built: api.Built) -> None:
+    said = api.hand_out(built)
+    variant.said = {name: said[name] for name in ("folder", "files", "commands")}
+
+
+USES: Mapping[str, Callable[[Variant, api.Built], None]] = {
+    "run": _run,
+    "bench": _bench,
+    "eval": _evaluate,
+    "emit": _emit,
+}
