@@ -15,7 +15,7 @@ from qeffbuild.errors import AbsentError, StepError
 from qeffbuild.executor.command import run_command
 from qeffbuild.executor.work import Work
 from qeffbuild.graph.files import load_graph, save_graph
-from qeffbuild.graph.weights import Folder, Weights
+from qeffbuild.graph.weights import Folder, Weights, checkpoint_folder
 from qeffbuild.graph.write import write_weights
 
 WEIGHTS = "graph.data"
@@ -53,8 +53,8 @@ def _lay_out(work: Work, stage: Path) -> None:
     shutil.copytree(work.inputs["documents"], stage)
     for path in (stage, *stage.rglob("*")):
         path.chmod(path.stat().st_mode | 0o200)  # what the store hands out is read-only, and so is its copy
-    checkpoint = work.leaves.get("model") or work.inputs["model"] / "model"
-    weights = Weights(Folder(stage), Folder(work.inputs["exported"]), Folder(checkpoint, is_checkpoint=True))
+    checkpoint = checkpoint_folder(work.inputs["model"], work.leaves.get("model"))
+    weights = Weights(Folder(stage), Folder(work.inputs["exported"]), checkpoint)
     graph = load_graph(stage / GRAPH)
     write_weights(graph, weights, stage / WEIGHTS, work.progress)
     save_graph(graph, stage / GRAPH)

@@ -17,7 +17,7 @@ from qeffbuild.executor.work import Work
 from qeffbuild.graph.emit import Emitter, replace_value
 from qeffbuild.graph.files import load_graph, save_graph
 from qeffbuild.graph.fold import remove_unread
-from qeffbuild.graph.ops import ATTENTION, SCATTER, attention, symbolic
+from qeffbuild.graph.ops import ATTENTION, SCATTER, attention, given, symbolic
 from qeffbuild.signature import Axis, IoSignature, State, Tensor
 
 
@@ -52,6 +52,7 @@ def lower(model: ir.Model, signature: IoSignature, form: Form) -> IoSignature:
     _set_io(model.graph, signature, lowered)
     model.opset_imports.pop("qeffbuild", None)
     to_opset17(model)
+    clip_to_float16(model.graph)
     add_functions(model)
     name_nodes(model.graph, lowered)
     return lowered
@@ -103,10 +104,7 @@ class _Lowering:
         indices, is_unwritten, length = self._context(self.inputs[self.signature.states[0].name])
         targets: dict[ir.Value, ir.Value] = {}
         for node in scatters:
-            cache, positions, updates = node.inputs
-            assert cache is not None, node.name
-            assert positions is not None, node.name
-            assert updates is not None, node.name
+            cache, positions, updates = given(node)
             state = by_output.get(node.outputs[0].name or "")
             if state is None:
                 raise _unsupported(f"{node.outputs[0].name} is written like a state but is none")
@@ -119,11 +117,10 @@ class _Lowering:
 
     def rewrite_attention(self) -> None:
         for node in symbolic(self.graph, ATTENTION):
+            q, k, v, mask = given(node)
             if self.form.comp_ctx_lengths:
-                mask = node.inputs[3]
-                length = self.emit("Shape", self.comp_ctx_lengths)
-                node.replace_input_with(3, self.emit("Slice", mask, [0], length, [3]))
-            replace_value(self.graph, node.outputs[0], attention(self.emit, node))
+                mask = self.emit("Slice", mask, [0], self.emit("Shape", self.comp_ctx_lengths), [3])
+            replace_value(self.graph, node.outputs[0], attention(self.emit, q, k, v, mask, node))
             self.emit.place(node)
 
     def _hide_slots_from_shapes(self) -> None:
@@ -188,6 +185,22 @@ class _Lowering:
         self.graph.outputs[list(self.graph.outputs).index(old)] = written
         old.replace_all_uses_with(read)
         written.name, old.name = old.name, f"{old.name}.neutral"
+
+
+def clip_to_float16(graph: ir.Graph) -> None:
+    """Constants that float16 cannot hold become its largest: a floor under masked scores must not turn into -inf.
+
+    Infinities stay what they are. Weights are references, and are left as they are.
+    """
+    most = float(np.finfo(np.float16).max)
+    for value in graph.initializers.values():
+        tensor = value.const_value
+        if tensor is None or isinstance(tensor, ir.ExternalTensor) or tensor.dtype != ir.DataType.FLOAT:
+            continue
+        array = tensor.numpy()
+        clipped = np.where(np.isfinite(array), np.clip(array, -most, most), array).astype(array.dtype)
+        if not np.array_equal(clipped, array, equal_nan=True):
+            value.const_value = ir.tensor(clipped, name=tensor.name)
 
 
 def _check_states(states: Iterable[State]) -> None:

@@ -8,6 +8,7 @@ import shutil
 from qeffbuild.actions.package import _copy_tokenizer, _model_facts, _provenance
 from qeffbuild.backends.qaic.command import OUTPUT, PROGRAM, SPECIALIZATIONS
 from qeffbuild.executor.work import Work
+from qeffbuild.graph.weights import checkpoint_folder
 from qeffbuild.package import PROVENANCE, digest_of, members, write_manifest
 from qeffbuild.signature import IoSignature
 
@@ -15,12 +16,12 @@ from qeffbuild.signature import IoSignature
 def run(work: Work) -> None:
     facts = json.loads((work.inputs["model"] / "facts.json").read_text())
     fetched = json.loads((work.inputs["model"] / "model.json").read_text())["files"]
-    checkpoint = work.leaves.get("model") or work.inputs["model"] / "model"
+    checkpoint = checkpoint_folder(work.inputs["model"], work.leaves.get("model"))
 
     shutil.copytree(work.inputs["compiled"] / OUTPUT, work.out / OUTPUT)
     # The runtime reads the sizes of its buffers from the specializations, by their names.
     shutil.copyfile(work.inputs["documents"] / SPECIALIZATIONS, work.out / SPECIALIZATIONS)
-    has_tokenizer = _copy_tokenizer(checkpoint, fetched, work.out)
+    has_tokenizer = _copy_tokenizer(checkpoint.path, fetched, work.out)
 
     known = {rel: digest_of(work.out / rel) for rel in members(work.out)}
     provenance = _provenance(work.params, known, fetched)
