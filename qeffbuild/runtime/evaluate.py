@@ -91,7 +91,9 @@ def reference(model: Path, text: Text, *, threads: int | None = None) -> Evaluat
     """Scores the text with PyTorch in float32, from the folder that the package was built from."""
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as talk
 
+    talk.disable_progress_bar()  # stderr has one voice, and it is ours
     if threads is not None:
         torch.set_num_threads(threads)
     network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, local_files_only=True).eval()

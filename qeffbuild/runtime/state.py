@@ -46,7 +46,7 @@ class State:
         self._session = session
         self._slots = limits.slots
         self._dtypes = dtypes
-        self._states = session.allocate(GRAPH, limits.slots, limits.ctx_len)
+        self.states = session.allocate(GRAPH, limits.slots, limits.ctx_len)
         self._buffers: dict[tuple[int, bool], Buffers] = {}
 
     def run(self, width: int, rows: Iterable[Row], *, every_position: bool = False) -> np.ndarray:
@@ -67,7 +67,7 @@ class State:
                 buffers.positions[slot, :count] = range(start, start + count)
             if not every_position:
                 buffers.logits_index[slot, 0] = count - 1
-        return self._session.run(GRAPH, buffers.feed, self._states)["logits"]
+        return self._session.run(GRAPH, buffers.feed, self.states)["logits"]
 
     def _make_buffers(self, width: int, every_position: bool) -> Buffers:
         indices = np.arange(width) if every_position else np.zeros(1)

@@ -1,0 +1,156 @@
+"""What the runtime adds to a token: microseconds of Python around the session's call, and the time that imports take.
+
+    python benchmarks/runtime.py                 a session that does nothing: only the runtime is timed
+    python benchmarks/runtime.py PACKAGE         the same around a real package, against its bare decode call
+
+Each figure is the median over runs, on one row unless told; `--json` makes it one document. CPU clock is used for the
+session that does nothing, wall clock for a real one (its threads work beside ours).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import median
+from time import perf_counter, process_time
+from typing import Any
+
+import numpy as np
+
+from qeffbuild.package import Package
+from qeffbuild.runtime.engine import Engine
+from qeffbuild.runtime.request import Limits
+from qeffbuild.runtime.scheduler import Row
+from qeffbuild.runtime.session import open_session
+from qeffbuild.runtime.state import GRAPH, State
+from qeffbuild.signature import IoSignature, Tensor
+from qeffbuild.spec.types import DecodingSpec
+
+VOCAB, PROMPT, TOKENS, RUNS = 32_000, 8, 300, 5
+
+
+class IdleSession:
+    """Gives the same logits at once, whatever it is fed."""
+
+    def __init__(self, slots: int) -> None:
+        # Spread as a language model's: a few dozen tokens hold nine tenths of the probability.
+        logits = np.random.default_rng(0).normal(0, 3, (slots, 1, VOCAB))
+        self._logits = {"logits": logits.astype(np.float32)}
+
+    def signature(self, graph: str) -> IoSignature:
+        names = ("input_ids", "position_ids", "logits_index")
+        inputs = tuple(Tensor(name=name, dtype="int64", axes=("batch_size", "seq_len")) for name in names)
+        return IoSignature(graph=graph, inputs=inputs, outputs=())
+
+    def allocate(self, graph: str, batch_size: int, ctx_len: int) -> None:
+        return None
+
+    def run(self, graph: str, inputs: Mapping[str, np.ndarray], states: Any) -> Mapping[str, np.ndarray]:
+        return self._logits
+
+
+def seconds(work: Callable[[], Any], clock: Callable[[], float]) -> float:
+    work()
+    spent = []
+    for _ in range(RUNS):
+        since = clock()
+        work()
+        spent.append(clock() - since)
+    return median(spent)
+
+
+def added_by(engine: Engine, decoding: DecodingSpec, prompts: int) -> float:
+    """Microseconds per decoded turn: a long answer less a short one, so that the prompt's share falls out."""
+    asked = [[1] * PROMPT] * prompts
+
+    def answer(tokens: int) -> float:
+        said = DecodingSpec(**{**vars_of(decoding), "max_new_tokens": tokens})
+        return seconds(lambda: engine.generate(asked, said), process_time)
+
+    return (answer(TOKENS) - answer(1)) / (TOKENS - 1) * 1e6
+
+
+def vars_of(decoding: DecodingSpec) -> dict[str, Any]:
+    return {name: getattr(decoding, name) for name in decoding.__dataclass_fields__}
+
+
+def idle() -> dict[str, float]:
+    greedy = DecodingSpec(ignore_eos=True)
+    sampled = DecodingSpec(ignore_eos=True, temperature=0.8, top_k=50, top_p=0.95)
+    figures = {}
+    for slots in (1, 8):
+        limits = Limits(slots=slots, prefill_seq_len=32, ctx_len=PROMPT + TOKENS, vocab_size=VOCAB)
+        engine = Engine(IdleSession(slots), limits, None)
+        figures[f"greedy, {slots} rows: us per turn"] = added_by(engine, greedy, slots)
+        figures[f"top-k and top-p, {slots} rows: us per turn"] = added_by(engine, sampled, slots)
+    return figures
+
+
+def real(path: Path) -> dict[str, float]:
+    """Wall microseconds per decoded token by the engine and by bare calls of its session at the same positions."""
+    engine, package = Engine.open(path), Package.open(path)
+    limits = Limits.from_manifest(package.manifest)
+    tokens = limits.ctx_len - PROMPT
+    session = open_session(package)
+    state = State(session, limits)
+    state.run(limits.prefill_seq_len, [Row(0, 0, [1])])
+    feed = {
+        "input_ids": np.ones((limits.slots, 1), np.int64),
+        "position_ids": np.full((limits.slots, 1), -1),
+        "logits_index": np.zeros((limits.slots, 1), np.int64),
+    }
+
+    def bare() -> None:
+        for place in range(tokens - 1):
+            feed["position_ids"][0, 0] = PROMPT + place
+            session.run(GRAPH, feed, state.states)
+
+    decoding = DecodingSpec(ignore_eos=True)
+    decode_s = []
+
+    def whole() -> None:
+        metrics = engine.generate([[1] * PROMPT], decoding).metrics
+        decode_s.append((tokens - 1) / metrics.decode_tokens_per_s)
+
+    by_calls = seconds(bare, perf_counter)
+    seconds(whole, perf_counter)
+    by_engine = median(decode_s[1:])
+    return {
+        "bare call: us per token": by_calls / (tokens - 1) * 1e6,
+        "engine: us per token": by_engine / (tokens - 1) * 1e6,
+        "added: us per token": (by_engine - by_calls) / (tokens - 1) * 1e6,
+    }
+
+
+def imports() -> dict[str, float]:
+    def start(statement: str) -> float:
+        command = [sys.executable, "-c", statement]
+        return seconds(lambda: subprocess.run(command, check=True), perf_counter) * 1e3
+
+    bare = start("pass")
+    return {
+        "import numpy: ms": start("import numpy") - bare,
+        "import qeffbuild.runtime.engine: ms": start("import qeffbuild.runtime.engine") - bare,
+        "... and tokenizers: ms": start("import qeffbuild.runtime.engine, tokenizers") - bare,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("package", type=Path, nargs="?")
+    parser.add_argument("--json", action="store_true")
+    said = parser.parse_args()
+    figures = real(said.package) if said.package else {**idle(), **imports()}
+    if said.json:
+        print(json.dumps(figures, indent=1))
+        return
+    for name, value in figures.items():
+        print(f"{value:10.1f}  {name}")
+
+
+if __name__ == "__main__":
+    main()
