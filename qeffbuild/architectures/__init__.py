@@ -1,0 +1,1 @@
+"""What is special about one model_type, a file each, found by its name; a model that the export understands has none."""

@@ -1,0 +1,106 @@
+"""Full-length state tensors -> a transformers Cache whose layers scatter new tokens at their true positions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers.cache_utils import Cache, CacheLayerMixin, DummyLayer, DynamicCache
+
+from qeffbuild.export.ops import ctx_scatter
+from qeffbuild.export.states import CacheForm, StateSpec
+
+
+class RetainedLayer(CacheLayerMixin):
+    """One layer's buffers. Windows and chunks are the mask's business: every layer keeps all of the context."""
+
+    is_compileable = True
+    supports_early_init = False
+
+    def __init__(self, cache: RetainedCache, *, is_sliding: bool) -> None:
+        super().__init__()
+        self.cache = cache
+        self.is_sliding = is_sliding
+        self.is_initialized = True
+        self.indexer_keys: torch.Tensor | None = None
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """The buffers are there from the start."""
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        positions = self.cache.position_ids
+        self.keys = ctx_scatter(self.keys, positions, key_states)
+        self.values = ctx_scatter(self.values, positions, value_states)
+        return self.keys, self.values
+
+    def update_indexer(self, indexer_key_states: torch.Tensor) -> torch.Tensor:
+        """The keys of a sparse-attention indexer, [batch, tokens, width]: one head of a cache."""
+        assert self.indexer_keys is not None
+        cache, updates = self.indexer_keys[:, None], indexer_key_states[:, None]
+        self.indexer_keys = ctx_scatter(cache, self.cache.position_ids, updates)[:, 0]
+        return self.indexer_keys
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.keys.shape[2], 0
+
+    def get_seq_length(self) -> Any:
+        return self.cache.past_len
+
+    def get_max_length(self) -> int:
+        return self.keys.shape[2]
+
+
+class RetainedCache(Cache):
+    """The model's cache during a trace. `position_ids` are read back by the mask as the offset of each query."""
+
+    position_ids: torch.Tensor
+    past_len: Any
+
+    def get_query_offset(self, layer_idx: int = 0) -> Any:
+        return self.position_ids
+
+    def get_seq_length(self, layer_idx: int = 0) -> Any:
+        return self.past_len
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+        chosen = [self.layers[layer_idx], *self.layers]
+        return next(layer for layer in chosen if isinstance(layer, RetainedLayer)).get_mask_sizes(query_length)
+
+
+def retained_cache(
+    form: CacheForm, states: Sequence[torch.Tensor], position_ids: torch.Tensor, past_len: int | None
+) -> RetainedCache:
+    """A cache of the form's class and layers over `states`, in the form's order.
+
+    `past_len` is a constant for models that only slice by it; None takes the first row's first position.
+    """
+    cache = _class_like(form.cache_class)()
+    cache.position_ids = position_ids
+    cache.past_len = position_ids[0, 0].clamp(min=0) if past_len is None else past_len
+    cache.layers = [_layer_like(layer, cache) for layer in form.layers]
+    for spec, tensor in zip(form.states, states, strict=True):
+        setattr(cache.layers[spec.layer], spec.attribute, tensor)
+    return cache
+
+
+def flat_states(cache: RetainedCache, specs: Sequence[StateSpec]) -> tuple[torch.Tensor, ...]:
+    return tuple(getattr(cache.layers[spec.layer], spec.attribute) for spec in specs)
+
+
+def _class_like(cache_class: type[Cache]) -> Any:
+    """A model that insists on its own Cache class is given a subclass of it."""
+
+    def __init__(self: RetainedCache) -> None:
+        Cache.__init__(self, layers=[])
+
+    bases = (RetainedCache,) if cache_class in (Cache, DynamicCache) else (RetainedCache, cache_class)
+    return type("Retained" + cache_class.__name__, bases, {"__init__": __init__})
+
+
+def _layer_like(layer: Any, cache: RetainedCache) -> Any:
+    if isinstance(layer, DummyLayer):
+        return DummyLayer()
+    return RetainedLayer(cache, is_sliding=bool(getattr(layer, "is_sliding", False)))

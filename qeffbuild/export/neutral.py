@@ -1,0 +1,253 @@
+"""The story of one export: choose a recipe, trace, copy layers, refer to weights, write."""
+
+from __future__ import annotations
+
+import json
+import logging
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from qeffbuild.errors import ModelError, QeffBuildError
+from qeffbuild.export import layers, selfcheck, shrink, skeleton, weights
+from qeffbuild.export.decoder import Decoder
+from qeffbuild.export.finish import finish
+from qeffbuild.export.interfaces import AttentionChoice, interfaces, use
+from qeffbuild.export.recipes import RECIPES, Recipe
+from qeffbuild.export.states import CacheForm, StateSpec, probe
+from qeffbuild.export.tidy import tidy
+from qeffbuild.export.trace import trace
+from qeffbuild.signature import IoSignature, Tensor
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[float, str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """How the graph was made; export.json. `all_layers_because` is null where layers were copied."""
+
+    model_type: str
+    model_class: str
+    recipe: str
+    self_check_error: float
+    fused_attention: tuple[str, ...]
+    layers: int
+    layers_traced: int
+    all_layers_because: str | None
+    decomposed_because: str | None
+    rejected_recipes: tuple[tuple[str, str], ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return {"schema": 1, **asdict(self)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Small:
+    """The small model of the self-check, what its cache is made of, and what it should say."""
+
+    model: Any
+    form: CacheForm
+    expected: list[torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Graph:
+    model: ir.Model
+    states: tuple[StateSpec, ...]
+    model_class: str
+    layers: int
+    layers_traced: int
+    all_layers_because: str | None
+    decomposed_because: str | None
+
+
+def _silent(fraction: float, what: str) -> None:
+    """Progress that nobody watches."""
+
+
+def export(facts: Mapping[str, Any], out: Path, *, dtype: str = "float32", progress: Progress = _silent) -> Report:
+    """Write graph.onnx, io.json and export.json into `out`. `facts` is facts.json; no weight is read.
+
+    The graph refers to the checkpoint's files by name, so whoever loads it says where they are. It computes in float32
+    for every `dtype`: a backend that computes in less says so when it compiles, and is held against this graph.
+    """
+    assert dtype in ("float32", "float16", "bfloat16")
+    torch.set_num_threads(1)
+    config = skeleton.configuration(facts["config"])
+    progress(0.05, "building a small model of the same kind")
+    small = _small(facts["config"], config)
+    rejected: list[tuple[str, str]] = []
+    for recipe in RECIPES:
+        try:
+            choice, error = selfcheck.check(small.model, small.form, recipe, small.expected)
+            progress(0.3, f"tracing: {recipe.name}")
+            graph = _graph(config, weights.stored_tensors(facts["tensors"]), recipe, choice)
+        except QeffBuildError:
+            raise
+        except Exception as reason:
+            log.debug("recipe %s failed", recipe.name, exc_info=True)
+            rejected.append((recipe.name, _explain(reason)))
+            continue
+        progress(0.9, "writing")
+        report = _report(facts["config"]["model_type"], recipe, choice, error, graph, rejected)
+        _write(graph, report, out)
+        return report
+    raise ModelError(
+        "model.unsupported",
+        f"{facts['config']['model_type']}: {rejected[0][1]}",
+        hint="no way of tracing this model reproduces PyTorch's results; the log of this step lists them all",
+    )
+
+
+def _small(said: Mapping[str, Any], config: Any) -> _Small:
+    try:
+        shrunken = skeleton.configuration(shrink.small(said, config))
+        if skeleton.number_of_parameters(shrunken) > shrink.MOST_PARAMETERS:
+            raise ValueError("it cannot be made small enough")
+        model = skeleton.small_model(shrunken)
+        expected = selfcheck.reference(model)
+        return _Small(model=model, form=probe(model), expected=expected)
+    except QeffBuildError:
+        raise
+    except Exception as reason:
+        raise ModelError(
+            "model.unsupported",
+            f"{said['model_type']}: no small model of this kind can be built to check against: {_explain(reason)}",
+            hint="the export trusts no trace that it could not compare with PyTorch",
+        ) from reason
+
+
+def _graph(config: Any, stored: Mapping[str, weights.Stored], recipe: Recipe, choice: AttentionChoice) -> _Graph:
+    """The whole graph, by copies of one layer of each kind where that is sound, else by a trace of all layers."""
+    try:
+        return _attempt(config, stored, recipe, choice, copying=True)
+    except layers.NotAlike as reason:
+        made = _attempt(config, stored, recipe, choice, copying=False)
+        log.info("all layers are traced: %s", reason)
+        return _because(made, str(reason))
+
+
+def _because(graph: _Graph, reason: str) -> _Graph:
+    return _Graph(
+        model=graph.model,
+        states=graph.states,
+        model_class=graph.model_class,
+        layers=graph.layers,
+        layers_traced=graph.layers,
+        all_layers_because=reason,
+        decomposed_because=graph.decomposed_because,
+    )
+
+
+def _attempt(
+    config: Any, stored: Mapping[str, weights.Stored], recipe: Recipe, choice: AttentionChoice, *, copying: bool
+) -> _Graph:
+    model = skeleton.skeleton(config)
+    sources = weights.find_sources(model, stored)
+    weights.untie(model, sources)
+    names, buffers = weights.aliases(model), dict(model.named_buffers())
+    shapes = {name: model.get_parameter(name).shape for name in names}
+    alike = layers.plan(model) if copying else None
+    if alike is not None:
+        layers.cut(model, alike)
+    skeleton.make_fake(model, mode := FakeTensorMode(allow_non_fake_inputs=True))
+    made, form, reason = _trace(model, mode, recipe, choice)
+    states = form.states
+    if alike is not None:
+        states = layers.expand(made.graph, alike, form.states, buffers)
+    weights.refer(made.graph, sources, names, shapes)
+    finish(made)
+    return _Graph(
+        model=made,
+        states=states,
+        model_class=type(model).__name__,
+        layers=alike.count if alike else len(form.layers),
+        layers_traced=alike.traced if alike else len(form.layers),
+        all_layers_because=None,
+        decomposed_because=reason,
+    )
+
+
+def _trace(
+    model: Any, mode: FakeTensorMode, recipe: Recipe, choice: AttentionChoice
+) -> tuple[ir.Model, CacheForm, str | None]:
+    """The graph, tidied; by decompositions only where it is not to be had without them, and then why."""
+    use(model, "eager")
+    with mode, interfaces(choice):
+        form = probe(model)
+    decoder = Decoder(model, form, recipe)
+    reason = None
+    try:
+        with mode:
+            made = trace(decoder, choice, decompose=False)
+    except torch.onnx.OnnxExporterError as error:
+        reason = _explain(error)
+        log.debug("decomposing", exc_info=True)
+        with mode:
+            made = trace(decoder, choice, decompose=True)
+    tidy(made.graph)
+    return made, form, reason
+
+
+def _report(
+    model_type: str,
+    recipe: Recipe,
+    choice: AttentionChoice,
+    error: float,
+    graph: _Graph,
+    rejected: list[tuple[str, str]],
+) -> Report:
+    fused = recipe.attention != "eager"
+    return Report(
+        model_type=model_type,
+        model_class=graph.model_class,
+        recipe=recipe.name,
+        # One digit says all; the rest differs from machine to machine.
+        self_check_error=float(f"{error:.0e}"),
+        fused_attention=tuple(sorted(cls.__name__ for cls, same in choice.fused.items() if same and fused)),
+        layers=graph.layers,
+        layers_traced=graph.layers_traced,
+        all_layers_because=graph.all_layers_because,
+        decomposed_because=graph.decomposed_because,
+        rejected_recipes=tuple(rejected),
+    )
+
+
+def _write(graph: _Graph, report: Report, out: Path) -> None:
+    ir.save(graph.model, out / "graph.onnx")
+    _signature(graph).save(out / "io.json")
+    (out / "export.json").write_text(json.dumps(report.as_json(), indent=1, sort_keys=True) + "\n")
+
+
+def _signature(graph: _Graph) -> IoSignature:
+    vocabulary = graph.model.graph.outputs[0].shape
+    assert vocabulary is not None
+    rows = ("batch_size", "seq_len")
+    return IoSignature(
+        graph="decoder",
+        inputs=(
+            Tensor(name="input_ids", dtype="int64", axes=rows),
+            Tensor(name="position_ids", dtype="int64", axes=rows),
+            Tensor(name="logits_index", dtype="int64", axes=("batch_size", "num_logits")),
+        ),
+        outputs=(Tensor(name="logits", dtype="float32", axes=("batch_size", "num_logits", int(vocabulary[2]))),),
+        states=tuple(spec.signed() for spec in graph.states),
+    )
+
+
+def _explain(reason: BaseException) -> str:
+    """What stopped us, in one line, and the line of the model's own code where it did."""
+    while reason.__cause__ is not None:
+        reason = reason.__cause__
+    places = [frame for frame in traceback.extract_tb(reason.__traceback__) if "/models/" in frame.filename]
+    where = f" ({Path(places[-1].filename).name}:{places[-1].lineno})" if places else ""
+    said = str(reason).strip().splitlines()
+    return f"{said[0] if said else type(reason).__name__}{where}"

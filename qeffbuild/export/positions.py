@@ -1,0 +1,68 @@
+"""True positions for modules that would count them from the length of the past."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from qeffbuild.export.states import accepts
+
+
+@contextlib.contextmanager
+def true_positions(model: nn.Module, positions: torch.Tensor) -> Iterator[None]:
+    """Inside the block every submodule that takes position_ids and was given none gets `positions`.
+
+    A position table gets them in any case: what its caller counted is wrong for ragged rows.
+    """
+    if accepts(model, "position_ids"):
+        yield
+        return
+    hooks, replaced = [], []
+    for name, module in model.named_modules():
+        if not name or not accepts(module, "position_ids"):
+            continue
+        if isinstance(module, nn.Embedding) and hasattr(module, "offset"):
+            module.forward = _offset_table(module, positions)  # type: ignore[method-assign]
+            replaced.append(module)
+            continue
+        hooks.append(module.register_forward_pre_hook(_hand_in(module, positions), with_kwargs=True))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module in replaced:
+            del module.forward
+
+
+def padding_offset(model: nn.Module) -> int:
+    """Where the position table of the RoBERTa family begins: after the padding index; 0 where nobody pads."""
+    indices = {getattr(module, "padding_idx", None) for module in model.modules()} - {None}
+    return min(indices) + 1 if indices else 0
+
+
+def _offset_table(table: Any, positions: torch.Tensor) -> Callable[..., torch.Tensor]:
+    def forward(*args: Any, **kwargs: Any) -> torch.Tensor:
+        return nn.functional.embedding(positions + table.offset, table.weight)
+
+    return forward
+
+
+def _hand_in(module: nn.Module, positions: torch.Tensor) -> Callable[..., Any]:
+    place = list(inspect.signature(module.forward).parameters).index("position_ids")
+    is_table = isinstance(module, nn.Embedding)
+
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        if len(args) > place:
+            if args[place] is None or is_table:
+                args = (*args[:place], positions, *args[place + 1 :])
+        elif kwargs.get("position_ids") is None or is_table:
+            kwargs = {**kwargs, "position_ids": positions}
+        return args, kwargs
+
+    return before

@@ -1,0 +1,91 @@
+"""A small random model of the same kind, run as the trace will run it and as PyTorch runs it: do they agree?
+
+Two ragged rows are prefilled in two chunks (the second holds nothing for one of them), then decoded token by token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from qeffbuild.export.decoder import Decoder
+from qeffbuild.export.interfaces import AttentionChoice, interfaces, use
+from qeffbuild.export.recipes import Recipe
+from qeffbuild.export.shrink import WORDS
+from qeffbuild.export.states import CacheForm
+
+PROMPTS, DECODED, CHUNK = (11, 5), 3, 6
+CTX_LEN = 17
+TOLERANCE = 1e-4
+
+
+class Disagreement(Exception):
+    """The recipe computes something else than the model; the message says how far apart they are."""
+
+
+@torch.no_grad()
+def reference(model: nn.Module) -> list[torch.Tensor]:
+    """What the model itself says at each position of each row, all tokens at once and without a cache."""
+    return [model(input_ids=row[None], use_cache=False).logits[0] for row in _rows()]
+
+
+@torch.no_grad()
+def check(
+    model: nn.Module, form: CacheForm, recipe: Recipe, expected: list[torch.Tensor]
+) -> tuple[AttentionChoice, float]:
+    """Raise Disagreement unless the recipe gives `expected`; else say which attention is fused, and the error."""
+    use(model, recipe.attention)
+    choice = AttentionChoice()
+    decoder = Decoder(model, form, recipe)
+    with interfaces(choice):
+        choice.measuring = True
+        _measure(decoder)
+        choice.measuring = False
+        error = max(_errors(decoder, expected))
+    if not error < TOLERANCE:
+        raise Disagreement(f"logits differ from PyTorch's by {error:.1e} of their spread")
+    return choice, error
+
+
+def _rows() -> list[torch.Tensor]:
+    # Any tokens will do, but no two rows and no two positions alike.
+    return [(torch.arange(length + DECODED) * (37 + row) + 11 * row + 20) % WORDS for row, length in enumerate(PROMPTS)]
+
+
+def _measure(decoder: Decoder) -> None:
+    """One plain prefill without padding, in which both forms of attention are computed and compared."""
+    tokens = _rows()[0][: PROMPTS[0]].repeat(2, 1)
+    positions = torch.arange(PROMPTS[0]).repeat(2, 1)
+    decoder(tokens, positions, positions, [spec.zeros(2, CTX_LEN) for spec in decoder.form.states])
+
+
+def _errors(decoder: Decoder, expected: list[torch.Tensor]) -> Iterator[float]:
+    states = [spec.zeros(len(PROMPTS), CTX_LEN) for spec in decoder.form.states]
+    rows = _rows()
+    for starts, stops in _schedule():
+        width = max(stop - start for start, stop in zip(starts, stops, strict=True))
+        tokens = torch.zeros(len(rows), width, dtype=torch.long)
+        positions = torch.full((len(rows), width), -1)
+        for row, (start, stop) in enumerate(zip(starts, stops, strict=True)):
+            tokens[row, : stop - start] = rows[row][start:stop]
+            positions[row, : stop - start] = torch.arange(start, stop)
+        index = torch.arange(width).repeat(len(rows), 1)
+        logits, *states = decoder(tokens, positions, index, states)
+        for row, (start, stop) in enumerate(zip(starts, stops, strict=True)):
+            wanted = expected[row]
+            difference = (logits[row, : stop - start] - wanted[start:stop]).abs()
+            if stop > start:
+                yield float(difference.max() / wanted.std())
+
+
+def _schedule() -> Iterator[tuple[list[int], list[int]]]:
+    """For each step, where each row starts and stops: chunks of the prompt, then single tokens."""
+    done = [0 for _ in PROMPTS]
+    while any(at < length for at, length in zip(done, PROMPTS, strict=True)):
+        stops = [min(at + CHUNK, length) for at, length in zip(done, PROMPTS, strict=True)]
+        yield done, stops
+        done = stops
+    for step in range(DECODED):
+        yield [n + step for n in PROMPTS], [n + step + 1 for n in PROMPTS]

@@ -1,0 +1,95 @@
+"""A configuration -> the model's modules: weightless for the trace, or small with random weights for the self-check.
+
+A skeleton's parameters hold no memory, its buffers (rotary tables, slopes) are real and exact.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import AutoModelForCausalLM
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from qeffbuild.errors import ModelError
+
+
+def configuration(said: Mapping[str, Any]) -> Any:
+    """config.json -> transformers' configuration object."""
+    model_type = said.get("model_type")
+    if model_type not in CONFIG_MAPPING:
+        raise ModelError(
+            "model.unsupported",
+            f"model_type {model_type!r} is not known to the installed transformers",
+            hint="upgrade transformers, or check model_type in config.json",
+        )
+    known = {key: value for key, value in said.items() if key not in ("quantization_config", "auto_map")}
+    return CONFIG_MAPPING[model_type].from_dict(known)
+
+
+def skeleton(config: Any) -> nn.Module:
+    """The model with parameters on the meta device, whatever its size."""
+    with _parameters_on_meta():
+        return _model(config)
+
+
+def small_model(config: Any) -> nn.Module:
+    """The model with seeded random weights that make every part of it matter."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = _model(config)
+        for parameter in model.parameters():
+            noise = torch.randn_like(parameter)
+            with torch.no_grad():
+                if parameter.dim() >= 2:
+                    parameter.copy_(noise * parameter.shape[-1] ** -0.5)
+                else:
+                    parameter.add_(noise * 0.1)
+    return model
+
+
+def number_of_parameters(config: Any) -> int:
+    return sum(parameter.numel() for parameter in skeleton(config).parameters())
+
+
+def make_fake(model: nn.Module, mode: FakeTensorMode) -> None:
+    """Replace meta parameters by fake ones on cpu, tied ones by the same: a trace mixes them with real buffers."""
+    made: dict[int, nn.Parameter] = {}
+    with mode:
+        for module in model.modules():
+            for name, parameter in module._parameters.items():
+                if parameter is None:
+                    continue
+                if id(parameter) not in made:
+                    empty = torch.empty(parameter.shape, dtype=parameter.dtype, device="cpu")
+                    made[id(parameter)] = nn.Parameter(empty, requires_grad=False)
+                module._parameters[name] = made[id(parameter)]
+
+
+def _model(config: Any) -> nn.Module:
+    # float32 whatever the checkpoint stores: the neutral graph casts what it reads and computes in float32.
+    # A copy, because `interfaces.use` writes into the configuration that the model holds.
+    said = copy.deepcopy(config)
+    model = AutoModelForCausalLM.from_config(said, dtype=torch.float32, attn_implementation="eager")
+    return model.eval().requires_grad_(False)
+
+
+@contextlib.contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    register = nn.Module.register_parameter
+
+    def register_on_meta(self: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if parameter is not None and parameter.device.type != "meta":
+            parameter = nn.Parameter(parameter.to("meta"), requires_grad=False)
+        register(self, name, parameter)
+
+    nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]

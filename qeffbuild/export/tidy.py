@@ -1,0 +1,146 @@
+"""A graph as traced -> the same graph without the arithmetic on constants and shapes that the translation leaves behind.
+
+What remains is what a reader, a lowering and a compiler want to see: the model's own operations, static where they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+LARGEST_CONSTANT = 1 << 16  # elements; shapes and indices are a few, tables are the model's own
+
+
+def tidy(graph: ir.Graph) -> None:
+    constants = _Constants(graph)
+    for node in list(graph):
+        constants.fold(node)
+        if node.op_type == "Slice":
+            _drop_whole_slice(node, constants)
+        elif node.op_type == "Reshape":
+            _static_reshape(node, constants)
+    remove_dead_nodes(graph)
+
+
+def remove_dead_nodes(graph: ir.Graph) -> None:
+    outputs = set(graph.outputs)
+    for node in reversed(list(graph)):
+        if not any(value.uses() or value in outputs for value in node.outputs):
+            graph.remove(node, safe=True)
+
+
+class _Constants:
+    """Small constants of the graph by value: equal ones become one node, at the front."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self.graph = graph
+        self.front = next(iter(graph))
+        self.values: dict[ir.Value, np.ndarray] = {}
+        self.made: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
+
+    def fold(self, node: ir.Node) -> None:
+        """Replace a node that only rearranges constants by its result."""
+        array = _constant(node) if node.op_type == "Constant" else self._computed(node)
+        if array is None or array.size > LARGEST_CONSTANT:
+            return
+        _replace(node, self.constant(array))
+
+    def constant(self, array: np.ndarray) -> ir.Value:
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self.made:
+            tensor = ir.tensor(array)
+            node = ir.node("Constant", [], {"value": tensor})
+            value = node.outputs[0]
+            value.shape, value.type = ir.Shape(array.shape), ir.TensorType(tensor.dtype)
+            self.graph.insert_before(self.front, node)
+            self.made[key], self.values[value] = value, array
+        return self.made[key]
+
+    def ints(self, value: ir.Value | None) -> list[int] | None:
+        array = self.values.get(value) if value is not None else None
+        return None if array is None else [int(item) for item in array.reshape(-1)]
+
+    def _computed(self, node: ir.Node) -> np.ndarray | None:
+        compute = FOLDED.get(node.op_type) if node.domain == "" else None
+        if compute is None:
+            return None
+        arrays = [self.values.get(value) for value in node.inputs if value is not None]
+        known = [array for array in arrays if array is not None]
+        return compute(node, known) if len(known) == len(arrays) else None
+
+
+def _constant(node: ir.Node) -> np.ndarray | None:
+    for name, dtype in (("value_int", np.int64), ("value_ints", np.int64), ("value_float", np.float32)):
+        if name in node.attributes:
+            return np.asarray(node.attributes[name].value, dtype=dtype)
+    if "value" not in node.attributes:
+        return None
+    tensor = node.attributes["value"].as_tensor()
+    return tensor.numpy() if tensor.size <= LARGEST_CONSTANT else None
+
+
+def _cast(node: ir.Node, inputs: Sequence[np.ndarray]) -> np.ndarray:
+    return inputs[0].astype(ir.DataType(node.attributes["to"].as_int()).numpy())
+
+
+def _concat(node: ir.Node, inputs: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate(inputs, axis=node.attributes["axis"].as_int())
+
+
+def _unsqueeze(node: ir.Node, inputs: Sequence[np.ndarray]) -> np.ndarray:
+    return np.expand_dims(inputs[0], tuple(int(axis) for axis in inputs[1]))
+
+
+def _reshape(node: ir.Node, inputs: Sequence[np.ndarray]) -> np.ndarray:
+    return inputs[0].reshape([int(size) for size in inputs[1]])
+
+
+FOLDED: dict[str, Callable[[ir.Node, Sequence[np.ndarray]], np.ndarray]] = {
+    "Cast": _cast,
+    "CastLike": lambda node, inputs: inputs[0].astype(inputs[1].dtype),
+    "Concat": _concat,
+    "Reshape": _reshape,
+    "Unsqueeze": _unsqueeze,
+}
+
+
+def _drop_whole_slice(node: ir.Node, constants: _Constants) -> None:
+    """x[:] in every axis is x."""
+    starts, ends = constants.ints(node.inputs[1]), constants.ints(node.inputs[2])
+    steps = constants.ints(node.inputs[4]) if len(node.inputs) > 4 else [1]
+    if starts is None or ends is None or steps is None:
+        return
+    source = node.inputs[0]
+    assert source is not None
+    if all(s == 0 for s in starts) and all(e >= 2**31 - 1 for e in ends) and all(s == 1 for s in steps):
+        _replace(node, source)
+
+
+def _static_reshape(node: ir.Node, constants: _Constants) -> None:
+    """A new shape computed from symbols becomes constants: 0 keeps an axis, -1 is the one that is left over."""
+    source, target = node.inputs[0], node.outputs[0]
+    assert source is not None
+    if source.shape is None or target.shape is None or constants.ints(node.inputs[1]) is not None:
+        return
+    sizes: list[int] = []
+    for axis, size in enumerate(target.shape):
+        if isinstance(size, int):
+            sizes.append(size)
+        elif size.value is not None and axis < len(source.shape) and source.shape[axis] == size:
+            sizes.append(0)
+        else:
+            sizes.append(-1)
+    if len(sizes) == len(source.shape) and set(sizes) == {0}:
+        _replace(node, source)
+    elif sizes.count(-1) <= 1:
+        node.attributes.pop("allowzero", None)
+        node.replace_input_with(1, constants.constant(np.asarray(sizes, dtype=np.int64)))
+
+
+def _replace(node: ir.Node, value: ir.Value) -> None:
+    """Let `value` be read instead of the node's result; an output of the graph keeps its node."""
+    result = node.outputs[0]
+    if not result.is_graph_output():
+        result.replace_all_uses_with(value)

@@ -1,0 +1,66 @@
+"""Every family gives PyTorch's logits and greedy tokens: whole and chunked prefill, ragged rows, decoding."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+FAMILIES = {
+    "gpt2": {},
+    "gptj": {"n_embd": 1024, "rotary_dim": 16},
+    "codegen": {"n_embd": 1024, "rotary_dim": 16},
+    "gpt_bigcode": {},
+    "mpt": {},
+    "llama": {"num_key_value_heads": 8},
+    "mistral": {},
+    "gemma": {},
+    "gemma2": {},
+    "gemma3_text": {},
+    "falcon": {},
+    "phi": {},
+    "phi3": {},
+    "qwen2": {},
+    "qwen3": {},
+    "mixtral": {},
+    "qwen3_moe": {},
+    "granite": {},
+    "granitemoe": {},
+    "olmo2": {},
+    "starcoder2": {},
+    "gpt_oss": {},
+}
+TOLERANCE = 1e-4
+ROWS = ([17, 230, 41, 99, 3, 180, 64, 7, 121, 55, 210, 33, 87], [140, 9, 77, 201, 18])
+DECODED = [101, 35, 222, 60, 143, 12]
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_an_exported_model_says_what_pytorch_says(exported, model_type):
+    made = exported(model_type, **FAMILIES[model_type])
+    rows = [[*row, *DECODED] for row in ROWS]
+    wanted = [made.reference(row) for row in rows]
+    lengths = [len(row) for row in ROWS]
+
+    # All at once, the shorter row padded.
+    states = made.states(2)
+    logits, states = made.step(states, ROWS, [0, 0])
+    said = [logits]
+    for step, token in enumerate(DECODED):
+        logits, states = made.step(states, [[token], [token]], [length + step for length in lengths])
+        said.append(logits)
+    # In chunks of five, the second and third of which hold nothing for the shorter row.
+    chunked = made.states(2)
+    for start in range(0, lengths[0], 5):
+        last, chunked = made.step(chunked, [row[start : start + 5] for row in ROWS], [start, start])
+
+    for row, length in enumerate(lengths):
+        ours = np.stack([logits[row] for logits in said])
+        assert relative_error(ours, wanted[row][length - 1 :]) < TOLERANCE
+        assert ours.argmax(-1).tolist() == wanted[row][length - 1 :].argmax(-1).tolist()
+    assert relative_error(last[0], wanted[0][lengths[0] - 1]) < TOLERANCE
+    again, _ = made.step(chunked, [DECODED[:1]] * 2, lengths)
+    assert relative_error(again, said[1]) < TOLERANCE
+
+
+def relative_error(ours: np.ndarray, wanted: np.ndarray) -> float:
+    return float(np.abs(ours - wanted).max() / wanted.std())
