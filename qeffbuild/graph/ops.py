@@ -38,7 +38,7 @@ def lower_portable(model: ir.Model) -> ir.Model:
     emit = Emitter(graph, "portable")
     writes: dict[tuple[ir.Value, str], Slots] = {}
     for node in symbolic(graph, SCATTER):
-        cache, position_ids, updates = _given(node)
+        cache, position_ids, updates = given(node)
         between = _between(cache)
         key = (position_ids, str(between))
         if key not in writes:  # every layer writes to the same slots, so where they are is worked out once
@@ -46,7 +46,8 @@ def lower_portable(model: ir.Model) -> ir.Model:
         replace_value(graph, node.outputs[0], scatter(emit, cache, updates, writes[key]))
         emit.place(node)
     for node in symbolic(graph, ATTENTION):
-        replace_value(graph, node.outputs[0], attention(emit, node))
+        q, k, v, mask = given(node)
+        replace_value(graph, node.outputs[0], attention(emit, q, k, v, mask, node))
         emit.place(node)
     remove_unread(graph)
     _check_nothing_symbolic(model)
@@ -104,10 +105,9 @@ def scatter(emit: Emitter, cache: ir.Value, updates: ir.Value, where: Slots) -> 
     return emit("ScatterND", cache, where.target, emit("Where", where.idle, kept, new))
 
 
-def attention(emit: Emitter, node: ir.Node) -> ir.Value:
+def attention(emit: Emitter, q: ir.Value, k: ir.Value, v: ir.Value, mask: ir.Value, node: ir.Node) -> ir.Value:
     """Scores of a whole group in one product, a finite floor under the mask, softmax, product with the values."""
-    q, k, v, mask = _given(node)
-    heads, kv_heads, width, value_width = _size(q, 1), _size(k, 1), _size(q, 3), _size(v, 3)
+    heads, kv_heads, width, value_width = size_of(q, 1), size_of(k, 1), size_of(q, 3), size_of(v, 3)
     dtype = (q.dtype or ir.DataType.FLOAT).numpy()
     scale, softcap = node.attributes["scale"].as_float(), node.attributes["softcap"].as_float()
 
@@ -133,17 +133,24 @@ def attention(emit: Emitter, node: ir.Node) -> ir.Value:
     return emit("Transpose", result, perm=[0, 2, 1, 3])
 
 
-def _given(node: ir.Node) -> list[ir.Value]:
+def given(node: ir.Node) -> list[ir.Value]:
+    """A node's inputs, none of which may be left out."""
     return [value for value in node.inputs if value is not None]
 
 
 def _between(cache: ir.Value) -> list[int]:
     if cache.shape is None or len(cache.shape) < 3:
         raise ModelError("onnx.unsupported", f"cache {cache.name} has no known shape", hint="export the model again")
-    return [_size(cache, axis) for axis in range(1, len(cache.shape) - 2)]
+    return [size_of(cache, axis) for axis in range(1, len(cache.shape) - 2)]
 
 
-def _size(value: ir.Value, axis: int) -> int:
+def readers(value: ir.Value) -> list[ir.Node]:
+    """Who looks at a value's content; a shape is known without it."""
+    return [node for node, _ in value.uses() if node.op_type != "Shape"]
+
+
+def size_of(value: ir.Value, axis: int) -> int:
+    """An axis that has to be a number."""
     size = None if value.shape is None else value.shape[axis]
     if not isinstance(size, int):
         raise ModelError(

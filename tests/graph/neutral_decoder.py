@@ -18,7 +18,7 @@ from qeffbuild.package import digest_of
 from qeffbuild.signature import IoSignature, State, Tensor
 
 VOCABULARY, WIDTH, LAYERS, POSITIONS, EOS = 61, 48, 2, 64, 60
-HEADS, KV_HEADS, HEAD_WIDTH, INNER = 4, 2, 12, 80
+HEADS, KV_HEADS, HEAD_WIDTH, INNER = 4, 2, 16, 80
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 

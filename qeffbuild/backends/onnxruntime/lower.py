@@ -9,14 +9,12 @@ from typing import Any
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
+from qeffbuild.backends.onnxruntime.attention import lower_decoding
 from qeffbuild.executor.work import Work
 from qeffbuild.graph.files import load_graph, save_graph
-from qeffbuild.graph.ops import SCATTER, lower_portable, symbolic
+from qeffbuild.graph.ops import SCATTER, lower_portable, readers, symbolic
 from qeffbuild.graph.tied import share_tied_head
 from qeffbuild.signature import IoSignature
-
-# What MatMulNBits and the fused attention need of com.microsoft.
-CONTRIB = ("com.microsoft", 1)
 
 
 def run(work: Work) -> None:
@@ -33,10 +31,12 @@ def lower(model: ir.Model, signature: IoSignature, *, attention: str) -> dict[st
     InlinePass()(model)
     in_place = states_written_in_place(model.graph, signature)
     tied = share_tied_head(model.graph)
+    left = lower_decoding(model.graph) if attention == "auto" else {}
     lower_portable(model)
+    model.opset_imports["com.microsoft"] = 1
     return {
         "schema": 1,
-        "attention": {"form": "portable", "asked": attention},
+        "attention": {"asked": attention, "left_portable": left},  # of "auto": which nodes did not fit, and why
         "in_place": in_place,
         "tied_head": tied,
     }
@@ -53,7 +53,6 @@ def states_written_in_place(graph: ir.Graph, signature: IoSignature) -> list[str
     safe = []
     for state in signature.states:
         cache, write = inputs[state.name], writes.get(outputs[state.output])
-        readers = [node for node, _ in cache.uses() if node.op_type != "Shape"]
-        if write is not None and readers == [write] and write.inputs[0] is cache:
+        if write is not None and readers(cache) == [write] and write.inputs[0] is cache:
             safe.append(state.name)
     return safe

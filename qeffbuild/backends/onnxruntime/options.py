@@ -10,14 +10,16 @@ from qeffbuild import quantizers
 from qeffbuild.errors import SpecError
 from qeffbuild.spec.types import BuildSpec, option
 
-Attention = Literal["auto", "portable", "gqa"]
+Attention = Literal["auto", "portable"]
 
 BLOCK_SIZES = (16, 32, 64, 128, 256)  # what MatMulNBits takes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    attention: Attention = option("auto", "portable: standard operators; gqa: GroupQueryAttention for decoding steps")
+    attention: Attention = option(
+        "auto", "auto: GroupQueryAttention for decoding where it fits; portable: standard operators"
+    )
     threads: int | None = option(None, "threads of one operator; null: one per core. Run time only", low=1, high=1024)
     spinning: bool = option(False, "threads wait by spinning: faster when the machine is ours alone. Run time only")
 
@@ -80,10 +82,10 @@ def _conflicts(spec: BuildSpec) -> Iterator[tuple[bool, str, str, str]]:
         f"leave it out, or say {shapes.full_batch_size or shapes.batch_size}",
     )
     yield (
-        spec.model.dtype == "bfloat16",
+        spec.model.dtype != "float32",
         "model.dtype",
-        "onnxruntime does not compute in bfloat16 on this device",
-        "use model.dtype=float32; a bfloat16 checkpoint is converted once",
+        f"{spec.model.dtype}, but onnxruntime computes in float32 on a processor",
+        "leave it out: a checkpoint in another dtype is converted once, while packaging",
     )
     yield (bool(spec.adapters), "adapters", "onnxruntime takes no adapters yet", "merge them into the model first")
 

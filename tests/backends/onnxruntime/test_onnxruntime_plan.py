@@ -65,6 +65,7 @@ def test_a_plain_spec_passes() -> None:
         ("specialization", {"prefill_only": True}, "specialization.prefill_only"),
         ("specialization", {"kv_cache_batch_size": 8}, "specialization.kv_cache_batch_size"),
         ("model", {"dtype": "bfloat16"}, "model.dtype"),
+        ("model", {"dtype": "float16"}, "model.dtype"),
         ("spec", {"adapters": {"a": "folder"}}, "adapters"),
     ],
 )
@@ -97,6 +98,7 @@ def test_steps_are_lower_and_package_with_quantize_before_them_when_asked() -> N
         ("quantization", {"block_size": 64}, ["quantize", "package"]),
         ("quantization", {"keep": ("lm_head*",)}, ["quantize", "package"]),
         ("options", {"threads": 4, "spinning": True}, []),
+        ("options", {"attention": "portable"}, ["lower"]),
         ("decoding", {"temperature": 1.0}, []),
         ("launch", {"jobs": 4}, []),
     ],

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from decoder_steps import build, generate
-from neutral_decoder import Decoder, make_decoder, signature
+from neutral_decoder import HEAD_WIDTH, KV_HEADS, Decoder, make_decoder, signature
 
 from qeffbuild.backends.onnxruntime.session import Session, States, open_session
 from qeffbuild.errors import BackendError
@@ -51,7 +51,7 @@ def test_states_begin_as_zeros_in_the_shape_of_the_signature(session: Session) -
     states = session.allocate("decoder", 3, 8)
 
     assert list(states.arrays) == [state.name for state in signature().states]
-    assert {array.shape for array in states.arrays.values()} == {(3, 2, 8, 12)}
+    assert {array.shape for array in states.arrays.values()} == {(3, KV_HEADS, 8, HEAD_WIDTH)}
     assert not any(array.any() for array in states.arrays.values())
 
 
@@ -67,6 +67,19 @@ def test_a_run_writes_its_tokens_slots_and_no_others(session: Session) -> None:
     written[0, 4:6] = written[1, 2] = True
     for name, array in states.arrays.items():
         assert (array, array.ctypes.data) == before[name]
+        np.testing.assert_array_equal((array != 7).any(axis=(1, 3)), written)
+
+
+def test_a_decoding_run_leaves_rows_that_sit_out_bit_for_bit(session: Session) -> None:
+    states = session.allocate("decoder", 3, 8)
+    for array in states.arrays.values():
+        array[...] = 7
+
+    feed(session, states, [[1], [2], [3]], [[5], [-1], [0]])
+
+    written = np.zeros((3, 8), bool)
+    written[0, 5] = written[2, 0] = True
+    for array in states.arrays.values():
         np.testing.assert_array_equal((array != 7).any(axis=(1, 3)), written)
 
 
