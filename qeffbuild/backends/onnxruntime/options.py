@@ -20,8 +20,9 @@ class Options:
     attention: Attention = option(
         "auto", "auto: GroupQueryAttention for decoding where it fits; portable: standard operators"
     )
-    threads: int | None = option(None, "threads of one operator; null: one per core. Run time only", low=1, high=1024)
-    spinning: bool = option(False, "threads wait by spinning: faster when the machine is ours alone. Run time only")
+    threads: int | None = option(
+        None, "threads of one operator; null: one per core; rebuilds nothing", low=1, high=1024
+    )
 
 
 def check(spec: BuildSpec) -> None:

@@ -32,12 +32,13 @@ _QUIET = 3  # ONNX Runtime's warnings are about its own rewriting; errors reach 
 Shapes = tuple[tuple[int, ...], ...]
 
 
-def open_session(package: Package, *, threads: int | None = None, spinning: bool = False) -> Session:
+def open_session(package: Package, *, threads: int | None = None) -> Session:
     """Loads every graph of the package. `threads` is per operator; None leaves it to ONNX Runtime: one per core."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = _QUIET
-    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+    # Spinning gains a little on a machine of our own and costs everybody else a core.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     graphs = {}
     for name, said in package.manifest["graphs"].items():
         try:

@@ -97,7 +97,7 @@ def test_steps_are_lower_and_package_with_quantize_before_them_when_asked() -> N
         ("model", {"allow_nonfinite": True}, ["package"]),
         ("quantization", {"block_size": 64}, ["quantize", "package"]),
         ("quantization", {"keep": ("lm_head*",)}, ["quantize", "package"]),
-        ("options", {"threads": 4, "spinning": True}, []),
+        ("options", {"threads": 4}, []),
         ("options", {"attention": "portable"}, ["lower"]),
         ("decoding", {"temperature": 1.0}, []),
         ("launch", {"jobs": 4}, []),
