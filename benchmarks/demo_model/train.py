@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from measure import figures, nats, stream_of
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
@@ -27,8 +28,7 @@ END = "<|endoftext|>"
 VOCAB_SIZE = 4096
 SEQ_LEN = 512  # all positions of the model: a learned position that training never saw is noise
 BATCH_SIZE = 4  # 2048 tokens: on one core many small steps learn more than few large ones
-HELD_OUT = (50, 100)  # of every hundred chapters, the fiftieth: 12 chapters from all parts of the book
-VALIDATION = (0, 100)  # chooses the checkpoint, so that the held-out part chooses nothing
+VALIDATION, HELD_OUT = 0, 50  # of every hundred chapters; the former choose the checkpoint, the latter nothing
 
 
 def chapters() -> list[str]:
@@ -47,11 +47,9 @@ def chapters() -> list[str]:
 
 def split(texts: list[str]) -> tuple[list[str], list[str], list[str]]:
     """Whole chapters to train on, to choose the checkpoint by, and to measure on."""
-    train, validation, held_out = [], [], []
-    for index, text in enumerate(texts):
-        places = {HELD_OUT[0]: held_out, VALIDATION[0]: validation}
-        places.get(index % HELD_OUT[1], train).append(text)
-    return train, validation, held_out
+    special = (VALIDATION, HELD_OUT)
+    train = [text for index, text in enumerate(texts) if index % 100 not in special]
+    return train, texts[VALIDATION::100], texts[HELD_OUT::100]
 
 
 def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
@@ -68,14 +66,6 @@ def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
         tokenizer_object=tokenizer, bos_token=END, eos_token=END, unk_token=END, model_max_length=SEQ_LEN,
         clean_up_tokenization_spaces=False,
     )  # fmt: skip
-
-
-def encode(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> torch.Tensor:
-    """One stream of tokens: the end-of-text token stands before the first chapter and after each."""
-    stream = [tokenizer.eos_token_id]
-    for text in texts:
-        stream += [*tokenizer.encode(text), tokenizer.eos_token_id]
-    return torch.tensor(stream)
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
@@ -111,34 +101,6 @@ def fraction_of_rate(done: float) -> float:
     return done / 0.02 if done < 0.02 else 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (done - 0.02) / 0.98))
 
 
-@torch.inference_mode()
-def nats(model: GPT2LMHeadModel, stream: torch.Tensor) -> float:
-    """The sum of -log p over a stream, each token predicted from half a window of SEQ_LEN before it at least."""
-    total, half = 0.0, SEQ_LEN // 2
-    for start in range(0, len(stream) - 1, half):
-        window = stream[start : start + SEQ_LEN + 1]
-        fresh = 0 if start == 0 else half  # the first half was predicted by the window before
-        if len(window) - 1 <= fresh:
-            break
-        logits = model(window[None, :-1]).logits[0, fresh:]
-        total += torch.nn.functional.cross_entropy(logits.float(), window[1 + fresh :], reduction="sum").item()
-    return total
-
-
-def figures(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> dict[str, float]:
-    """Perplexity per token and per word, and bits per byte, of texts that the model has not seen."""
-    stream, loss = encode(tokenizer, texts), nats(model.eval(), encode(tokenizer, texts))
-    words, size = sum(len(text.split()) for text in texts), sum(len(text.encode()) for text in texts)
-    return {
-        "tokens": len(stream) - 1,
-        "words": words,
-        "bytes": size,
-        "perplexity_per_token": round(math.exp(loss / (len(stream) - 1)), 2),
-        "perplexity_per_word": round(math.exp(loss / words), 1),
-        "bits_per_byte": round(loss / math.log(2) / size, 3),
-    }
-
-
 def save(folder: Path, model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast) -> None:
     """Store the weights as float16; the figures are those of the stored ones."""
     half = GPT2LMHeadModel(model.config)
@@ -154,7 +116,7 @@ def train(
     model: GPT2LMHeadModel, stream: torch.Tensor, validation: torch.Tensor, *, steps: int, stop: int, rate: float,
     keep: Callable[[], None],
 ) -> None:  # fmt: skip
-    """Train along a schedule of `steps` as far as `stop`; `keep` the model when it is the best on the validation text."""
+    """Train along a schedule of `steps` as far as `stop`; `keep` the model when it validates best so far."""
     optimizer = optimizer_of(model, rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: fraction_of_rate((step + 1) / steps))
     source = batches(stream, torch.Generator().manual_seed(1))
@@ -193,13 +155,13 @@ def main() -> None:
     (said.folder / "heldout.txt").write_text("\n".join(held_out_texts))
     tokenizer = train_tokenizer(train_texts)
     model = new_model(tokenizer)
-    stream = encode(tokenizer, train_texts)
+    stream = stream_of(tokenizer, train_texts)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(stream):,} tokens to train on", flush=True)
 
     def keep() -> None:
         save(said.folder, model, tokenizer)
 
-    validation, stop = encode(tokenizer, validation_texts), said.stop or said.steps
+    validation, stop = stream_of(tokenizer, validation_texts), said.stop or said.steps
     train(model, stream, validation, steps=said.steps, stop=stop, rate=said.rate, keep=keep)
     best = GPT2LMHeadModel.from_pretrained(said.folder, dtype=torch.float32)
     measured = figures(best, tokenizer, held_out_texts)

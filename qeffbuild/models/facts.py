@@ -73,7 +73,7 @@ class Facts:
         }
 
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps(self.as_json(), indent=1, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
+        path.write_text(json.dumps(self.as_json(), indent=1, sort_keys=True) + "\n", "utf-8")
 
     @classmethod
     def load(cls, path: Path) -> Facts:

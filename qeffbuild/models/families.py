@@ -44,7 +44,8 @@ def task_of(folder: Path, config: Mapping[str, Any], *, trust_remote_code: bool 
     """What the model does; refused here, without transformers, when we know that we cannot build it."""
     path = folder / CONFIG
     model_type = config.get("model_type")
-    architecture = next(iter(config.get("architectures") or ()), None)
+    architectures = config.get("architectures")
+    architecture = architectures[0] if isinstance(architectures, list) and architectures else None
     if not isinstance(model_type, str):
         _refuse_type(path, "no model_type", None)
     if isinstance(architecture, str) and _NOT_CAUSAL.search(architecture):
@@ -110,7 +111,7 @@ def _is_known_folder(name: str) -> bool:
 
 def _is_known(model_type: str) -> bool:
     """Whether transformers has the type at all; its folders bear the types' names."""
-    return re.fullmatch(r"[\w.-]+", model_type) is not None and _is_known_folder(model_type.replace("-", "_"))
+    return re.fullmatch(r"[\w-]+", model_type) is not None and _is_known_folder(model_type.replace("-", "_"))
 
 
 def _refuse_task(path: Path, found: str) -> NoReturn:

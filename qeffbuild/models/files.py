@@ -36,9 +36,9 @@ def listing(folder: Path, *, trust_remote_code: bool = False, allow_pickle: bool
 
 
 def _weight_files(folder: Path, allow_pickle: bool) -> list[str]:
-    if (folder / WEIGHTS).exists():
+    if (folder / WEIGHTS).is_file():
         return [WEIGHTS]
-    if (folder / INDEX).exists():
+    if (folder / INDEX).is_file():
         return [INDEX, *sorted(set(read_weight_map(folder).values()))]
     return pickle_files(folder) if allow_pickle else []
 
@@ -64,10 +64,13 @@ def read_weight_map(folder: Path) -> dict[str, str]:
 
 def read_json(path: Path, kind: str) -> dict[str, Any]:
     """The JSON object in a file, or a ModelError of this kind that names the line."""
-    if path.stat().st_size > _LARGEST_JSON:
-        raise ModelError(kind, f"{path.name}: {path.stat().st_size} bytes, more than {_LARGEST_JSON}", where=str(path))
     try:
+        size = path.stat().st_size
+        if size > _LARGEST_JSON:
+            raise ModelError(kind, f"{path.name}: {size} bytes, more than {_LARGEST_JSON}", where=str(path))
         found = json.loads(path.read_text("utf-8"))
+    except OSError as problem:
+        raise ModelError(kind, f"{path.name}: cannot be read: {problem.strerror}", where=str(path)) from problem
     except json.JSONDecodeError as problem:
         said = f"{path.name}: no valid JSON: {problem.msg.lower()}, column {problem.colno}"
         raise ModelError(kind, said, where=f"{path}:{problem.lineno}") from problem

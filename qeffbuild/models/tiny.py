@@ -46,6 +46,9 @@ _CORRECTIONS: Mapping[str, Mapping[str, Any]] = {
     "zaya": {"num_experts_per_tok": 1},
 }
 
+# The tokenizer of a tiny model is the demo's. A step's key holds our sources, not that file: so its digest stands here.
+TOKENIZER_SHA256 = "bdf409df986961bc7a4c5129b134f981860cc440aeb2918fc75bc094ca4953f4"
+
 # Logits wide enough that greedy tokens differ from step to step; where the head is the embedding again (and Gemma
 # scales that up), a wide embedding would only repeat its own token.
 _STD = 0.12

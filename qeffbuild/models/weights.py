@@ -45,9 +45,9 @@ class Tensor:
 
 def read_tensors(folder: Path, *, allow_pickle: bool = False) -> dict[str, Tensor]:
     """The tensors of a checkpoint by name; none when its weights are pickles and those are allowed."""
-    if (folder / WEIGHTS).exists():
+    if (folder / WEIGHTS).is_file():
         return read_header(folder, WEIGHTS)
-    if (folder / INDEX).exists():
+    if (folder / INDEX).is_file():
         return _read_shards(folder)
     pickles = pickle_files(folder)
     if pickles and allow_pickle:

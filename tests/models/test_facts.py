@@ -135,6 +135,39 @@ def test_what_cannot_be_built_is_refused_by_its_files_alone(case: str, model_fol
     assert caught.value.hint is None or "\n" not in caught.value.hint
 
 
+STRANGE = (
+    None,
+    True,
+    -1,
+    0,
+    1 << 70,
+    0.5,
+    float("inf"),
+    "",
+    "../..",
+    "\ud800",
+    [],
+    [[]],
+    {},
+    {"a": {}},
+    [None],
+    {"1": [2]},
+)
+
+
+@pytest.mark.parametrize("key", [*CONFIG, "auto_map", "text_config", "quantization_config", "attn_config", "head_dim"])
+def test_strange_values_are_read_or_refused_and_never_a_traceback(key: str, model_folder: ModelFolder) -> None:
+    folder = model_folder()
+    for value in STRANGE:
+        (folder / "config.json").write_text(json.dumps({**CONFIG, key: value}))
+        try:
+            facts = read_facts(folder)
+        except QeffBuildError:
+            continue
+        facts.save(folder / "facts.json")
+        assert Facts.load(folder / "facts.json").tensors == facts.tensors
+
+
 def test_a_complaint_about_config_json_names_its_line(model_folder: ModelFolder) -> None:
     folder = model_folder(config='{\n "model_type": "llama",\n "hidden')
 

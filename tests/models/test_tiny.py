@@ -9,7 +9,7 @@ from qeffbuild.errors import ModelError
 from qeffbuild.models import DEMO, load_tokenizer, read_facts
 from qeffbuild.models.families import causal_classes
 from qeffbuild.models.skeleton import compare
-from qeffbuild.models.tiny import tiny_config, write_tiny
+from qeffbuild.models.tiny import TOKENIZER_SHA256, tiny_config, write_tiny
 
 # One of each kind: learned positions, ALiBi, grouped heads, merged experts, windows, sinks, a recurrent state.
 FAMILIES = ("gpt2", "mpt", "llama", "mixtral", "gemma2", "gpt_oss", "mamba")
@@ -41,6 +41,10 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
         digests.append(sha256((tmp_path / folder / "model.safetensors").read_bytes()).hexdigest())
 
     assert digests[0] == digests[1] != digests[2]
+
+
+def test_another_tokenizer_file_would_change_our_sources_and_so_the_key() -> None:
+    assert sha256((DEMO / "tokenizer.json").read_bytes()).hexdigest() == TOKENIZER_SHA256
 
 
 def test_every_kind_of_layer_is_kept() -> None:
