@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -178,3 +179,30 @@ def test_converted_weights_keep_the_names_of_the_checkpoint(tmp_path: Path) -> N
     write_weights(model, Weights(Folder(decoder.checkpoint, is_checkpoint=True)), tmp_path / "decoder.data")
 
     assert set(decoder.weights) <= set(model.graph.initializers)
+
+
+def test_memory_is_that_of_the_largest_tensor_not_of_the_model(tmp_path: Path) -> None:
+    count, shape = 12, (512, 1024)
+    (tmp_path / "w.bin").write_bytes(np.ones(count * shape[0] * shape[1], np.float16).tobytes())
+    nbytes = shape[0] * shape[1] * 2
+    graph = ir.Graph([], [], nodes=[], opset_imports={"": 20}, name="wide")
+    emit = Emitter(graph, "n")
+    for i in range(count):
+        tensor = ir.ExternalTensor(
+            "w.bin", i * nbytes, nbytes, ir.DataType.FLOAT16, shape=ir.Shape(shape), name=f"w{i}"
+        )
+        graph.initializers.add(ir.Value(name=f"w{i}", const_value=tensor))
+        wide = emit("Cast", graph.initializers[f"w{i}"], to=ir.DataType.FLOAT)
+        graph.outputs.append(emit("Relu", emit("Transpose", wide, perm=[1, 0])))
+    graph.extend(emit.waiting())
+
+    tracemalloc.start()
+    try:
+        written = write_weights(ir.Model(graph, ir_version=10), Weights(Folder(tmp_path)), tmp_path / "out.data")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    largest = 2 * nbytes  # in float32
+    assert written.size == count * largest
+    assert peak < 2.5 * largest  # converted, and laid out in the order of the transpose

@@ -13,9 +13,12 @@ from decoder_steps import build, generate
 from neutral_decoder import LAYERS, make_decoder
 
 from qeffbuild import quantizers
+from qeffbuild.actions import quantize
 from qeffbuild.backends.onnxruntime.session import open_session
+from qeffbuild.executor.work import Work
 from qeffbuild.graph.blocks import restore
-from qeffbuild.graph.files import load_graph
+from qeffbuild.graph.emit import Emitter
+from qeffbuild.graph.files import load_graph, save_graph
 
 PROMPTS = [[1, 2, 3, 4, 5, 6, 7], [11, 12]]
 MATRICES = {
@@ -97,3 +100,29 @@ def test_a_quantized_package_is_smaller(tmp_path: Path) -> None:
         sizes[method] = (package.path / "decoder.data").stat().st_size
 
     assert sizes["int4"] < sizes["int8"] < sizes["none"]
+
+
+def test_weights_of_experts_stay_as_they_are_and_say_so(tmp_path: Path) -> None:
+    decoder = make_decoder(tmp_path)
+    model = load_graph(decoder.exported / "graph.onnx")
+    emit = Emitter(model.graph, "experts")
+    stacked = emit("Unsqueeze", model.graph.initializers["h.0.c_out.weight"], [0])
+    logits = model.graph.outputs[0]
+    seen = emit(
+        "MatMul",
+        emit("Unsqueeze", emit("ReduceSum", logits, [2], keepdims=1), [0]),
+        emit("Slice", stacked, [0], [1], [1]),
+    )
+    model.graph.extend(emit.waiting())
+    model.graph.outputs.append(seen)
+    save_graph(model, decoder.exported / "graph.onnx")
+    out = tmp_path / "quantize"
+    out.mkdir()
+
+    inputs = {"graph": decoder.exported, "model": decoder.fetched}
+    quantize.run(
+        Work(name="quantize", params=params("int8"), inputs=inputs, leaves={"model": decoder.checkpoint}, out=out)
+    )
+
+    said = json.loads((out / "quantize.json").read_text())
+    assert said["kept"] == {"h.0.c_out.weight": "3 axes: only plain matrices are quantized"}
