@@ -60,13 +60,13 @@ def refuse_disagreement(folder: Path, found: Disagreement) -> None:
     """A ModelError that names the first tensors of the gravest kind."""
     kinds: Mapping[str, tuple[str, ...]] = {
         "tensors of another shape than config.json says": found.mismatched,
-        "tensors missing that config.json asks for": found.missing,
-        "tensors that config.json has no place for": found.unexpected,
+        "missing tensors": found.missing,
+        "unexpected tensors": found.unexpected,
     }
     for what, names in kinds.items():
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            said = f"{len(names)} {what}: {', '.join(names[:3])}{more}"
+            said = f"{what}: {', '.join(names[:3])}{more}"
             hint = "config.json and the weights are of different models, or a file is missing"
             raise ModelError("model.weights", said, where=str(folder), hint=hint)
 

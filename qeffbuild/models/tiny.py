@@ -54,6 +54,8 @@ TOKENIZER_SHA256 = "bdf409df986961bc7a4c5129b134f981860cc440aeb2918fc75bc094ca49
 _STD = 0.12
 _STD_OF_TABLES = 0.03
 
+_MOST_PARAMETERS = 20_000_000  # more means that a size was missed; some families would fill the memory
+
 
 def tiny_config(model_type: str, vocab_size: int, end: int) -> Any:
     """The configuration of the small model; `end` is the token that begins and ends a text."""
@@ -79,6 +81,10 @@ def write_tiny(folder: Path, model_type: str, *, seed: int, tokenizer: Path) -> 
         torch.manual_seed(seed)
         try:
             config = tiny_config(model_type, vocab_size=len(words), end=words.eos_token_id)
+            with torch.device("meta"):
+                size = AutoModelForCausalLM.from_config(config).num_parameters()
+            if size > _MOST_PARAMETERS:
+                raise ValueError(f"what is left has {size} parameters")
             model = AutoModelForCausalLM.from_config(config)
         except QeffBuildError:
             raise
