@@ -6,12 +6,8 @@ user and system; the runs are interleaved, so that a busy machine treats all ali
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import statistics
 import sys
-import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve()
@@ -96,6 +92,9 @@ def cpu_ms(argv: list[str]) -> float:
 
 
 def measure(rounds: int) -> dict[str, float]:
+    import statistics  # here, because the child that is measured runs this file, too
+    import tempfile
+
     with tempfile.TemporaryDirectory() as folder:
         commands = {"python -c pass": [sys.executable, "-c", "pass"]}
         for name, chains in (("10 steps", 1), ("1,000 steps", 100)):
@@ -112,6 +111,9 @@ def measure(rounds: int) -> dict[str, float]:
 
 
 def main() -> int:
+    import argparse
+    import json
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--json", type=Path)

@@ -3,8 +3,8 @@
     python benchmarks/runtime.py                 a session that does nothing: only the runtime is timed
     python benchmarks/runtime.py PACKAGE         the same around a real package, against its bare decode call
 
-Each figure is the median over runs, on one row unless told; `--json` makes it one document. CPU clock is used for the
-session that does nothing, wall clock for a real one (its threads work beside ours).
+Each figure is a median over runs; `--json` makes it one document. CPU clock is used for the session that does nothing,
+wall clock for a real one.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from math import inf
 from pathlib import Path
 from statistics import median
 from time import perf_counter, process_time
@@ -24,9 +26,9 @@ import numpy as np
 from qeffbuild.package import Package
 from qeffbuild.runtime.engine import Engine
 from qeffbuild.runtime.request import Limits
-from qeffbuild.runtime.scheduler import Row
 from qeffbuild.runtime.session import open_session
-from qeffbuild.runtime.state import GRAPH, State
+from qeffbuild.runtime.state import GRAPH, PADDING
+from qeffbuild.runtime.tokenizer import open_tokenizer
 from qeffbuild.signature import IoSignature, Tensor
 from qeffbuild.spec.types import DecodingSpec
 
@@ -68,14 +70,10 @@ def added_by(engine: Engine, decoding: DecodingSpec, prompts: int) -> float:
     asked = [[1] * PROMPT] * prompts
 
     def answer(tokens: int) -> float:
-        said = DecodingSpec(**{**vars_of(decoding), "max_new_tokens": tokens})
+        said = replace(decoding, max_new_tokens=tokens)
         return seconds(lambda: engine.generate(asked, said), process_time)
 
     return (answer(TOKENS) - answer(1)) / (TOKENS - 1) * 1e6
-
-
-def vars_of(decoding: DecodingSpec) -> dict[str, Any]:
-    return {name: getattr(decoding, name) for name in decoding.__dataclass_fields__}
 
 
 def idle() -> dict[str, float]:
@@ -90,39 +88,38 @@ def idle() -> dict[str, float]:
     return figures
 
 
-def real(path: Path) -> dict[str, float]:
-    """Wall microseconds per decoded token by the engine and by bare calls of its session at the same positions."""
-    engine, package = Engine.open(path), Package.open(path)
+def real(path: Path, threads: int) -> dict[str, float]:
+    """Wall microseconds per decoded token: the engine's, and bare calls of its session at the same positions.
+
+    Both go in turn, so that a busy machine slows them alike, and the difference is taken pair by pair.
+    """
+    package = Package.open(path)
     limits = Limits.from_manifest(package.manifest)
-    tokens = limits.ctx_len - PROMPT
-    session = open_session(package)
-    state = State(session, limits)
-    state.run(limits.prefill_seq_len, [Row(0, 0, [1])])
+    session = open_session(package, threads=threads)
+    engine = Engine(session, limits, open_tokenizer(package.tokenizer) if package.tokenizer else None)
+    turns = limits.ctx_len - PROMPT - 1
     feed = {
         "input_ids": np.ones((limits.slots, 1), np.int64),
-        "position_ids": np.full((limits.slots, 1), -1),
+        "position_ids": np.full((limits.slots, 1), PADDING),
         "logits_index": np.zeros((limits.slots, 1), np.int64),
     }
 
-    def bare() -> None:
-        for place in range(tokens - 1):
+    def bare() -> float:
+        since = perf_counter()
+        for place in range(turns):
             feed["position_ids"][0, 0] = PROMPT + place
-            session.run(GRAPH, feed, state.states)
+            session.run(GRAPH, feed, engine.state.states)
+        return (perf_counter() - since) / turns * 1e6
 
-    decoding = DecodingSpec(ignore_eos=True)
-    decode_s = []
+    def whole() -> float:
+        metrics = engine.generate([[1] * PROMPT], DecodingSpec(ignore_eos=True)).metrics
+        return 1e6 / (metrics.decode_tokens_per_s or inf)
 
-    def whole() -> None:
-        metrics = engine.generate([[1] * PROMPT], decoding).metrics
-        decode_s.append((tokens - 1) / metrics.decode_tokens_per_s)
-
-    by_calls = seconds(bare, perf_counter)
-    seconds(whole, perf_counter)
-    by_engine = median(decode_s[1:])
+    pairs = [(whole(), bare()) for _ in range(4 * RUNS)][1:]
     return {
-        "bare call: us per token": by_calls / (tokens - 1) * 1e6,
-        "engine: us per token": by_engine / (tokens - 1) * 1e6,
-        "added: us per token": (by_engine - by_calls) / (tokens - 1) * 1e6,
+        "bare call: us per token": median(calls for _, calls in pairs),
+        "engine: us per token": median(engine for engine, _ in pairs),
+        "added: us per token": median(engine - calls for engine, calls in pairs),
     }
 
 
@@ -142,9 +139,10 @@ def imports() -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("package", type=Path, nargs="?")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     said = parser.parse_args()
-    figures = real(said.package) if said.package else {**idle(), **imports()}
+    figures = real(said.package, said.threads) if said.package else {**idle(), **imports()}
     if said.json:
         print(json.dumps(figures, indent=1))
         return

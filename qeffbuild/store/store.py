@@ -23,7 +23,7 @@ from qeffbuild.errors import StoreError
 from qeffbuild.plan.explain import NEVER_BUILT, distance, explain
 from qeffbuild.plan.keys import Key, Preimage, canonical
 from qeffbuild.plan.types import Step
-from qeffbuild.store import disk, publish, verify
+from qeffbuild.store import disk, verify
 from qeffbuild.store.index import Index, Row
 from qeffbuild.store.lock import Say, locked, silent, try_lock
 from qeffbuild.store.record import SCHEMA, Damaged, Record, decode, seal, unseal
@@ -60,6 +60,7 @@ class Store:
         self._is_checked = False
         self._is_prepared = False
         self._session: tuple[Path, int] | None = None
+        self._damaged: set[str] = set()  # dropped by this process
         self._folders: dict[str, dict[str, str]] = {}
         self._unremembered: list[tuple[os.stat_result, str, int]] = []  # hashed before there was a store
 
@@ -99,14 +100,12 @@ class Store:
 
     def why(self, step: Step, key: Key) -> tuple[str, ...]:
         """What differs between `key` and the nearest earlier result, in the user's words."""
+        if key.digest in self._damaged:
+            return ("its result was damaged",)
         record = self.nearest(step.name, key.preimage)
         if record is None:
             return (NEVER_BUILT,)
-        if record.key == key.digest:
-            return ("its result was damaged",)
-        return explain(step, record.preimage, key.preimage, record.leaf_files, self.leaf_files(key)) or (
-            "its result was removed",
-        )
+        return explain(step, record.preimage, key.preimage, record.leaf_files, self.leaf_files(key))
 
     def leaf_files(self, key: Key) -> dict[str, Mapping[str, str]]:
         """The files of each leaf folder that `key` names, as far as this process digested them."""
@@ -173,6 +172,7 @@ class Store:
             aside = self.home / "quarantine" / f"{key[:12]}-{os.urandom(4).hex()}"
             os.rename(place, aside)
             self.index.drop_entry(key)
+            self._damaged.add(key)
             self.say(f"cache: 1 damaged entry dropped ({key[:12]}: {why})")
 
     # -- adding -------------------------------------------------------------------------------------------------------
@@ -194,6 +194,8 @@ class Store:
 
         A good entry that is there already stays: the bytes behind a key never change.
         """
+        from qeffbuild.store import publish  # not needed by a build with nothing to do
+
         with disk.storage(self.root):
             files = publish.seal_output(record.name, staging.out, self.index)
             record = replace(record, files=files)
