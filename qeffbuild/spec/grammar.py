@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, NoReturn
@@ -18,6 +18,7 @@ from qeffbuild.spec.documents import FORBIDDEN
 from qeffbuild.spec.text import as_hint, shown, unwelcome
 
 MAX_WORD = 1 << 16
+MAX_SIGNS = 512  # brackets, commas and colons outside quotes: each costs Hydra's parser milliseconds
 COMMAND_LINE = "command line"
 
 Mode = Literal["set", "add", "force", "delete"]
@@ -25,6 +26,7 @@ _MODES: tuple[tuple[str, Mode], ...] = (("++", "force"), ("+", "add"), ("~", "de
 _OUTPUT = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.output_subdir")
 _SWEEPING = re.compile(r"hydra[./](sweeper|launcher)([./].+)?")
 _BRACKETS = {"[": "]", "{": "}", "(": ")"}
+_QUOTES = "'\""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,10 @@ def _is_for_hydra(word: str) -> bool:
         raise SpecError(
             "spec.size", f"{shown(word)} is longer than {MAX_WORD:,} characters", where=COMMAND_LINE, hint=hint
         )
+    if sum(sign in "[]{}(),:" for _, sign in _unquoted(word)) > MAX_SIGNS:
+        what = f"{shown(word)} has more than {MAX_SIGNS} brackets, commas and colons"
+        hint = "long lists go into a file of your own conf folder"
+        raise SpecError("spec.size", what, where=COMMAND_LINE, hint=hint)
     name, _, value = word.partition("=")
     if found := unwelcome(name) or unwelcome(value, prose=True):
         what = f"{shown(name)} holds {found[1]}"
@@ -145,14 +151,25 @@ def _reason(word: str, column: int) -> str:
 def _left_open(word: str) -> tuple[int, str] | None:
     """The innermost bracket or quote that nothing closes."""
     opened: list[tuple[int, str]] = []
-    quote: tuple[int, str] | None = None
-    for place, sign in enumerate(word):
-        if quote is not None:
-            quote = None if sign == quote[1] and word[place - 1] != "\\" else quote
-        elif sign in "'\"":
-            quote = (place, sign)
-        elif sign in _BRACKETS:
+    for place, sign in _unquoted(word):
+        if sign in _BRACKETS or sign in _QUOTES:
             opened.append((place, sign))
-        elif opened and sign == _BRACKETS[opened[-1][1]]:
+        elif opened and sign == _BRACKETS.get(opened[-1][1]):
             opened.pop()
-    return quote or (opened[-1] if opened else None)
+    return opened[-1] if opened else None
+
+
+def _unquoted(word: str) -> Iterator[tuple[int, str]]:
+    """The signs of `word` outside quotes; a quote only if nothing closes it."""
+    place = 0
+    while place < len(word):
+        if word[place] in _QUOTES and (closed := _quoted(word[place]).match(word, place)):
+            place = closed.end()
+            continue
+        yield place, word[place]
+        place += 1
+
+
+@lru_cache(maxsize=2)
+def _quoted(quote: str) -> re.Pattern[str]:
+    return re.compile(rf"{quote}(?:[^{quote}\\]|\\.)*{quote}", re.DOTALL)

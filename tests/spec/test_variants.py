@@ -21,7 +21,7 @@ words = st.sampled_from(
 several_words = st.lists(words, max_size=4)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(base=several_words, variants=st.lists(several_words, min_size=1, max_size=4))
 def test_variants_equal_compositions_of_their_own(base, variants):
     together = compose_variants(base, variants)
