@@ -50,15 +50,20 @@ def _answer(said, conf_dirs=()):
         composed = compose(said, conf_dirs=conf_dirs)
         return from_config(composed.values, origins=composed.origins)
     except QeffBuildError as error:
-        assert len(str(error).splitlines()) <= 3
-        assert error.exit_code in (2, 3)
-        return str(error)
+        return error
+
+
+def _is_ours(answer):
+    return not isinstance(answer, QeffBuildError) or (len(str(answer).splitlines()) <= 3 and answer.exit_code in (2, 3))
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(words, max_size=4))
 def test_any_words_are_answered(said):
-    assert repr(_answer(said)) == repr(_answer(said))
+    answer = _answer(said)
+
+    assert _is_ours(answer)
+    assert str(_answer(said)) == str(answer)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -68,4 +73,4 @@ def test_any_file_is_answered(tmp_path, text):
     mine.parent.mkdir(exist_ok=True)
     mine.write_text(text, encoding="utf-8", errors="surrogatepass")
 
-    _answer(["model=mine"], [tmp_path])
+    assert _is_ours(_answer(["model=mine"], [tmp_path]))
