@@ -8,6 +8,7 @@ package = build(spec).package
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -114,6 +115,8 @@ class Together:
 
     builds: tuple[Built, ...]
     outcomes: tuple[Outcome, ...]
+    world: LocalWorld  # what the keys depended on
+    at_ns: int  # when it was looked at
 
 
 # -- what to build ----------------------------------------------------------------------------------------------------
@@ -219,6 +222,7 @@ def build_together(
     specs = [admit(spec, frozen=frozen) for spec in specs]
     first = specs[0]
     store = open_store(first, reporter.message if reporter else None)
+    at_ns = time.time_ns()
     world = LocalWorld(store, [spec.model for spec in specs])
     snapshot = Snapshot(world)
     steps = [plans(spec, goal) for spec in specs]
@@ -245,7 +249,7 @@ def build_together(
         for spec, (found, keys) in zip(specs, keyed, strict=True)
     ]
     store.close()
-    return Together(builds=tuple(builds), outcomes=outcomes)
+    return Together(builds=tuple(builds), outcomes=outcomes, world=world, at_ns=at_ns)
 
 
 def _built(spec: BuildSpec, store: Store, found: Plan, outcomes: Sequence[Outcome], failure: Outcome | None) -> Built:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qeffbuild.paths import HERE
-from qeffbuild.plan.types import Leaf
-from qeffbuild.spec.types import ModelSpec
-from qeffbuild.store import Store
+
+if TYPE_CHECKING:  # the front asks for versions only, and is in a hurry
+    from qeffbuild.plan.types import Leaf
+    from qeffbuild.spec.types import ModelSpec
+    from qeffbuild.store import Store
 
 HUB = "hub:"
 ABSENT = "absent"
 LOCATE = "qeffbuild.world:locate"  # how a worker finds the folder of a leaf
-_COMMIT = re.compile(r"@[0-9a-f]{40}$")
 
 
 class LocalWorld:
@@ -27,6 +28,10 @@ class LocalWorld:
     def __init__(self, store: Store, models: Iterable[ModelSpec], environ: Mapping[str, str] = os.environ) -> None:
         self._store = store
         self._environ = environ
+        # All that was looked at, so that an answer can be kept for as long as it is the same.
+        self.files: set[str] = set()
+        self.tools: set[str] = set()
+        self.variables: set[str] = set()
         # Which files of a model folder count depends on what its spec allows to be read.
         self._flags: dict[str, dict[str, bool]] = {}
         for model in models:
@@ -39,27 +44,44 @@ class LocalWorld:
 
         What is not there counts as absent: the step that reads it says so, and says it better.
         """
-        if leaf.path.startswith(HUB) and _COMMIT.search(leaf.path):
+        if is_pinned(leaf.path):
             return sha256(leaf.path.encode()).hexdigest()
         place = locate(leaf.path)
         if place.is_dir():
-            return self._store.digest_folder(place, self._names(leaf, place))
-        return self._store.digest_file(place) if place.is_file() else ABSENT
+            return self._folder(place, self._names(leaf, place))
+        if not place.is_file():
+            self.files.add(str(place.absolute()))
+            return ABSENT
+        return self._file(place)
 
     def code(self, module: str) -> str:
         """All sources of a package, or the one of a module, by their relative names; a shelf may be empty."""
         source = _source(module)
         if source is None:
+            self.files.add(str(HERE))
             return ABSENT
         if source.is_file():
-            return self._store.digest_file(source)
-        return self._store.digest_folder(source, [name for name in _files(source) if name.endswith(".py")])
+            return self._file(source)
+        return self._folder(source, [name for name in _files(source) if name.endswith(".py")])
 
     def tool(self, distribution: str) -> str:
+        self.tools.add(_normal(distribution))
         return distributions().get(_normal(distribution), ABSENT)
 
     def env(self, name: str) -> str | None:
+        self.variables.add(name)
         return self._environ.get(name)
+
+    def _file(self, path: Path) -> str:
+        self.files.add(str(path.absolute()))
+        return self._store.digest_file(path)
+
+    def _folder(self, folder: Path, names: Iterable[str]) -> str:
+        listed = list(names)
+        for name in listed:
+            file = (folder / name).absolute()
+            self.files |= {str(file), str(file.parent)}
+        return self._store.digest_folder(folder, listed)
 
     def _names(self, leaf: Leaf, folder: Path) -> Iterable[str]:
         if leaf.name != "model":
@@ -77,6 +99,12 @@ class Snapshot:
         self.code = cache(world.code)
         self.tool = cache(world.tool)
         self.env = cache(world.env)
+
+
+def is_pinned(path: str) -> bool:
+    """hub:ORG/NAME@COMMIT, whose bytes cannot change."""
+    name, _, commit = path.partition("@")
+    return name.startswith(HUB) and len(commit) == 40 and set(commit) <= set("0123456789abcdef")
 
 
 def locate(path: str) -> Path:

@@ -28,7 +28,8 @@ class MergedSweeper(BasicSweeper):
     def sweep(self, arguments: list[str]) -> Any:
         from qeffbuild.cli.sweep import combinations
 
-        assert self.hydra_context is not None and self.launcher is not None, "Hydra calls setup first"
+        assert self.hydra_context is not None, "Hydra calls setup first"
+        assert self.launcher is not None
         jobs = combinations([*self._parse_config(), *arguments], self.hydra_context.config_loader, self.limit)
         return [self.launcher.launch(jobs, initial_job_idx=0)]
 
@@ -41,7 +42,7 @@ class MergedLauncher(Launcher):
         self.config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        numbers = self.task.together(job_overrides, initial_job_idx)
+        numbers = self.task.together(job_overrides)
         returns = []
         for overrides, number in zip(job_overrides, numbers, strict=True):
             job = JobReturn(overrides=list(overrides), cfg=self.config, working_dir=".", task_name="qeffbuild")

@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Sequence
 
-from qeffbuild.cli.words import Command, parse
 from qeffbuild.errors import Interrupted, QeffBuildError
 
 INTERNAL = 1
@@ -23,7 +22,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
             code = complete(said[1:])
         else:
-            code = _answer(parse(said))
+            code = _answer(said)
         sys.stdout.flush()
         return code
     except BrokenPipeError:
@@ -36,7 +35,16 @@ def main(words: Sequence[str] | None = None) -> int:
         return _bug(error, as_json=as_json, debug=debug)
 
 
-def _answer(command: Command) -> int:
+def _answer(words: list[str]) -> int:
+    """The shortest way that leads to the answer: what is not needed for it is not even imported."""
+    from qeffbuild.cli.recall import recall
+
+    code = recall(words)
+    if code is not None:
+        return code
+    from qeffbuild.cli.words import parse
+
+    command = parse(words)
     if command.has("--version"):
         from qeffbuild import __version__
 
@@ -53,7 +61,7 @@ def _answer(command: Command) -> int:
         return answer(command)
     from qeffbuild.cli.obey import obey
 
-    return obey(command)
+    return obey(command, words)
 
 
 def _end_on_signals() -> None:

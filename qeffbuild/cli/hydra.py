@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from qeffbuild import paths
 from qeffbuild.cli.words import Command
@@ -34,11 +35,10 @@ class Loader(ConfigLoaderImpl):
 
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
         own = [word for word in sweep_overrides if not is_for_hydra(word)]
-        config = OmegaConf.create(compose(own, conf_dirs=paths.user_conf_dirs(Path.cwd())).values)
-        with open_dict(config):
-            config.hydra = OmegaConf.to_container(master_config.hydra, resolve=False)
+        config = copy.deepcopy(master_config)
+        with read_write(config), open_dict(config):
+            config.merge_with(compose(own, conf_dirs=paths.user_conf_dirs(Path.cwd())).values)
             config.hydra.overrides.task = own
-            config.hydra.job.override_dirname = ""
         return config
 
 

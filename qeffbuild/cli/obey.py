@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from qeffbuild import api, paths
 from qeffbuild.cli.amounts import age_of, size_of
 from qeffbuild.cli.composed import Kept
+from qeffbuild.cli.recall import cache_root, remember
 from qeffbuild.cli.words import Call, Command
 from qeffbuild.errors import AbsentError, QeffBuildError, SpecError, StoreError, VerificationError
 from qeffbuild.plan.types import Goal
@@ -37,38 +38,46 @@ class Answer:
     error: QeffBuildError | None = None
 
 
-def obey(command: Command) -> int:
+def obey(command: Command, words: Sequence[str] = ()) -> int:
     """Answer every verb in turn; the first failure ends it, as in make."""
     if command.has("--offline"):
         os.environ["HF_HUB_OFFLINE"] = "1"
     if command.is_sweep:
         from qeffbuild.cli.sweep import sweep
 
-        return sweep(command)
+        return sweep(command, words)
     job = Job(command)
     answers: dict[str, Document] = {}
-    code = 0
     for call in command.calls:
         answer = VERBS[call.verb](job, call)
         answers[call.verb] = answer.said
         if not command.has("--json"):
-            show(answer)
+            show(answer.shown, answer.told)
         if answer.error is not None:
             answers[call.verb] = answer.said | {"error": answer.error.as_json()}
             print(answer.error, file=sys.stderr)
-            code = answer.error.exit_code
             break
     if command.has("--json"):
         document = next(iter(answers.values())) if len(answers) == 1 else {"schema": 1, **answers}
-        print(json.dumps(document, ensure_ascii=False, indent=1))
-    return code
+        answer = replace(answer, shown=as_text(document), told="")
+        show(answer.shown)
+    if len(answers) == 1 and job.together is not None and answer.error is None:
+        remember(words, job.together, job.variables, *map(as_line, (answer.shown, answer.told)))
+    return answer.error.exit_code if answer.error else 0
 
 
-def show(answer: Answer) -> None:
-    if answer.told:
-        print(answer.told, file=sys.stderr, flush=True)
-    if answer.shown:
-        print(answer.shown)
+def show(shown: str, told: str = "") -> None:
+    sys.stderr.write(as_line(told))
+    sys.stderr.flush()
+    sys.stdout.write(as_line(shown))
+
+
+def as_line(said: str) -> str:
+    return f"{said}\n" if said else ""
+
+
+def as_text(document: Document) -> str:
+    return json.dumps(document, ensure_ascii=False, indent=1)
 
 
 @dataclass(slots=True)
@@ -76,12 +85,16 @@ class Job:
     """One composed configuration and how its results are wanted."""
 
     command: Command
-    _spec: BuildSpec | None = field(default=None)
+    together: api.Together | None = None  # what was built, if anything was
+    variables: tuple[str, ...] = ()  # of the environment, that composition has read
+    _spec: BuildSpec | None = None
 
     @property
     def spec(self) -> BuildSpec:
         if self._spec is None:
-            self._spec = spec_of(self.command.overrides)
+            said = composed(self.command.overrides)
+            self.variables = tuple(said["environment"])
+            self._spec = from_config(said["values"], origins=said["origins"])
         return self._spec
 
     @property
@@ -90,7 +103,7 @@ class Job:
 
     @property
     def goal(self) -> Goal:
-        return self.command.goal  # type: ignore[return-value]  # parse has looked
+        return self.command.goal
 
     @property
     def flags(self) -> Mapping[str, bool]:
@@ -99,7 +112,10 @@ class Job:
     def build(self, goal: Goal) -> api.Built:
         with reporting() as reporter:
             outside = self.command.has("--allow-outside")
-            return api.build(self.spec, goal, reporter=reporter, allow_outside=outside, **self.flags)
+            self.together = api.build_together(
+                [self.spec], goal, reporter=reporter, allow_outside=outside, frozen=self.command.has("--frozen")
+            )
+        return self.together.builds[0]
 
     def built(self) -> api.Built:
         """The package, or the error that it could not be built."""
@@ -109,21 +125,23 @@ class Job:
         return built
 
 
-def spec_of(overrides: tuple[str, ...]) -> BuildSpec:
-    """The spec, from the composition that was kept for these words, else composed by Hydra now."""
+def composed(overrides: tuple[str, ...]) -> Document:
+    """The composition that was kept for these words, else a new one by Hydra."""
     kept = Kept(cache_root(overrides), Path.cwd())
     said = kept.load("job", overrides)
     if said is None:
         from qeffbuild.spec.compose import compose
 
-        composed = compose(overrides, conf_dirs=paths.user_conf_dirs(Path.cwd()))
-        said = as_kept(composed)
-        spec = from_config(said["values"], origins=said["origins"])
+        said = as_kept(compose(overrides, conf_dirs=paths.user_conf_dirs(Path.cwd())))
         kept.keep("job", overrides, said)
-    else:
-        spec = from_config(said["values"], origins=said["origins"])
-    tell_shadows(said)
-    return spec
+    for mine, theirs in said["shadowed"]:
+        print(f"note: {mine} comes before {theirs}", file=sys.stderr)
+    return said
+
+
+def spec_of(overrides: tuple[str, ...]) -> BuildSpec:
+    said = composed(overrides)
+    return from_config(said["values"], origins=said["origins"])
 
 
 def as_kept(composed: Any) -> Document:
@@ -133,17 +151,6 @@ def as_kept(composed: Any) -> Document:
         "environment": dict(composed.environment),
         "shadowed": [[str(mine), str(theirs)] for mine, theirs in composed.shadowed],
     }
-
-
-def tell_shadows(said: Document) -> None:
-    for mine, theirs in said["shadowed"]:
-        print(f"note: {mine} comes before {theirs}", file=sys.stderr)
-
-
-def cache_root(overrides: tuple[str, ...]) -> Path:
-    """Where the store is, as far as one can say before the words are composed."""
-    said = [word.partition("=")[2] for word in overrides if word.startswith("cache.root=")]
-    return Path(said[-1]) if said else paths.cache_root()
 
 
 # -- verbs ------------------------------------------------------------------------------------------------------------

@@ -1,8 +1,7 @@
-"""One command line with several values -> all its variants, built as one plan; every failure is told, none hides others."""
+"""One command line with several values -> all its variants, built as one plan; no failure hides another variant."""
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +11,8 @@ from typing import Any
 
 from qeffbuild import api, paths
 from qeffbuild.cli.composed import Kept
-from qeffbuild.cli.obey import as_kept, cache_root, spec_of
+from qeffbuild.cli.obey import as_kept, as_line, as_text, show
+from qeffbuild.cli.recall import cache_root, remember
 from qeffbuild.cli.words import Command
 from qeffbuild.errors import QeffBuildError, SpecError
 from qeffbuild.report import text
@@ -24,7 +24,7 @@ from qeffbuild.spec.types import BuildSpec
 Document = dict[str, Any]
 
 
-def sweep(command: Command) -> int:
+def sweep(command: Command, words: Sequence[str] = ()) -> int:
     """Run the sweep, print its table or document; the worst exit code of its variants."""
     if len(command.calls) != 1:
         raise SpecError("sweep.verb", "a sweep has one verb", hint=f"qeffbuild {command.calls[-1].verb} -m ...")
@@ -33,18 +33,20 @@ def sweep(command: Command) -> int:
     is_ours = not any(word.startswith(("hydra/", "hydra.")) for word in command.overrides)
     known = kept.load("sweep", command.overrides) if is_ours else None
     if known is not None:
-        task.finish(
-            [Variant(overrides=tuple(said["overrides"]), composed=said["composed"]) for said in known["variants"]]
-        )
+        task.finish([Variant(tuple(said["overrides"]), said["composed"]) for said in known["variants"]])
     else:
         from qeffbuild.cli.hydra import multirun
 
         check_words(command.overrides)
-        multirun(command.overrides, task)
+        task.collect(multirun(command.overrides, task))
         if is_ours and all(variant.composed for variant in task.variants):
             said = [{"overrides": variant.overrides, "composed": variant.composed} for variant in task.variants]
             kept.keep("sweep", command.overrides, {"variants": said, "environment": environment_of(task.variants)})
-    return task.tell()
+    shown = task.tell()
+    code = max((variant.error.exit_code for variant in task.variants if variant.error), default=0)
+    if code == 0 and is_ours and task.built is not None and command.calls[0].verb == "build":
+        remember(words, task.built, environment_of(task.variants), as_line(shown), "")
+    return code
 
 
 def check_words(words: Sequence[str]) -> None:
@@ -91,12 +93,28 @@ class Variant:
     spec: BuildSpec | None = None
     said: Document = field(default_factory=dict)
     error: QeffBuildError | None = None
-    number: float = math.inf  # what an optimising sweeper minimises
+    number: float = math.inf  # what an optimising sweeper looks at
 
     def as_json(self) -> Document:
         code = self.error.exit_code if self.error else 0
         said = {"overrides": list(self.overrides), "package": None, "exit_code": code, **self.said}
         return said | {"error": self.error.as_json()} if self.error else said
+
+
+class Number(float):
+    """What a job returns to Hydra: a figure that knows what it is the figure of, in whichever process it was found."""
+
+    variant: Variant
+    steps: Mapping[str, Document]
+
+    def __new__(cls, variant: Variant, steps: Mapping[str, Document]) -> Number:
+        number = super().__new__(cls, variant.number)
+        number.variant = variant
+        number.steps = steps
+        return number
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Number, (self.variant, dict(self.steps)))
 
 
 class Task:
@@ -106,27 +124,38 @@ class Task:
         self.command = command
         self.variants: list[Variant] = []
         self.steps: dict[str, Document] = {}
+        self.built: api.Together | None = None
 
-    def __call__(self, config: Any) -> float:
+    def __call__(self, config: Any) -> Number:
         """One job alone, under a launcher that is not ours; the store still shares its steps with the others."""
         from hydra.core.hydra_config import HydraConfig
 
-        words = tuple(HydraConfig.get().overrides.task)
-        return self.together([words], len(self.variants))[0]
+        return self.together([tuple(HydraConfig.get().overrides.task)])[0]
 
-    def together(self, jobs: Sequence[Sequence[str]], first: int) -> list[float]:
+    def together(self, jobs: Sequence[Sequence[str]]) -> list[Number]:
         """All jobs of a batch; the number of each, for sweepers that look for the best."""
         variants = compose_all(jobs)
         self.finish(variants)
-        return [variant.number for variant in variants]
+        return [Number(variant, self.steps) for variant in variants]
+
+    def collect(self, batches: Any) -> None:
+        """Take in what jobs have brought back from other processes; a sweeper may also return nothing at all."""
+        if self.variants or not isinstance(batches, list):
+            return
+        for job in (job for batch in batches for job in batch):
+            number = job.return_value
+            if isinstance(number, Number):
+                self.variants.append(number.variant)
+                self.steps |= number.steps
 
     def finish(self, variants: Sequence[Variant]) -> None:
         """Load, plan, build and use the variants; whatever fails is kept with its variant."""
         start = len(self.variants)
         self.variants += variants
         for at, variant in enumerate(variants, start):
-            with collecting(variant):
-                self._load(variant, at)
+            if variant.error is None:
+                with collecting(variant):
+                    self._load(variant, at)
         good = [variant for variant in variants if variant.error is None]
         verb = self.command.calls[0].verb
         if good and verb == "plan":
@@ -136,39 +165,31 @@ class Task:
         elif good:
             self._build(good, verb)
 
-    def tell(self) -> int:
+    def tell(self) -> str:
+        """Print the table or the document, and every error; what went to stdout."""
         said = {
             "schema": 1,
             "variants": [variant.as_json() for variant in self.variants],
             "steps": list(self.steps.values()),
         }
-        if self.command.has("--json"):
-            print(json.dumps(said, ensure_ascii=False, indent=1))
-        else:
-            print(text.variants(said, Look.of(sys.stdout)))
+        shown = as_text(said) if self.command.has("--json") else text.variants(said, Look.of(sys.stdout))
+        show(shown)
         for at, variant in enumerate(self.variants, 1):
             if variant.error is not None:
                 print(f"variant {at}: {variant.error}", file=sys.stderr)
-        return max((variant.error.exit_code for variant in self.variants if variant.error), default=0)
-
-    @property
-    def _flags(self) -> Mapping[str, bool]:
-        return {"frozen": self.command.has("--frozen")}
+        return shown
 
     def _load(self, variant: Variant, at: int) -> None:
-        if variant.composed is None:
-            variant.spec = spec_of(variant.overrides)
-        else:
-            variant.spec = from_config(variant.composed["values"], origins=variant.composed["origins"])
-        spec = variant.spec
+        assert variant.composed is not None, "a variant without a composition has an error"
+        spec = from_config(variant.composed["values"], origins=variant.composed["origins"])
         if spec.out is not None:
             spec = replace(spec, out=f"{spec.out}/{at}")
         api.check_out(spec, allow_outside=self.command.has("--allow-outside"))
-        variant.spec = api.admit(spec, **self._flags)
+        variant.spec = api.admit(spec, frozen=self.command.has("--frozen"))
 
     def _plan(self, variant: Variant) -> None:
         assert variant.spec is not None
-        said = api.plan(variant.spec, self.command.goal, **self._flags).as_json()  # type: ignore[arg-type]
+        said = api.plan(variant.spec, self.command.goal, frozen=self.command.has("--frozen")).as_json()
         new = [step for step in said["steps"] if step["status"] != "hit"]
         variant.said = {"steps_to_build": len(new), "steps": [step["deep"] for step in said["steps"]]}
         variant.number = float(len(new))
@@ -176,16 +197,12 @@ class Task:
 
     def _build(self, variants: Sequence[Variant], verb: str) -> None:
         specs = [variant.spec for variant in variants if variant.spec is not None]
-        goal = self.command.goal if verb == "build" else GOALS.get(verb, "package")
+        goal = "render" if verb == "emit" else self.command.goal
         outside = self.command.has("--allow-outside")
         with reporting() as reporter:
-            together = api.build_together(
-                specs,
-                goal,
-                reporter=reporter,
-                allow_outside=outside,
-                **self._flags,  # type: ignore[arg-type]
-            )
+            frozen = self.command.has("--frozen")
+            together = api.build_together(specs, goal, reporter=reporter, allow_outside=outside, frozen=frozen)
+        self.built = together
         for outcome in together.outcomes:
             said = outcome.as_json() | {"deep": outcome.key.digest}
             self.steps.setdefault(outcome.key.digest, said)
@@ -216,7 +233,6 @@ class collecting:
 
 
 INTERRUPTED = 130
-GOALS = {"emit": "render"}
 
 
 def compose_all(jobs: Sequence[Sequence[str]]) -> list[Variant]:
@@ -224,11 +240,11 @@ def compose_all(jobs: Sequence[Sequence[str]]) -> list[Variant]:
     from qeffbuild.spec.compose import compose_variants
 
     words = [tuple(word for word in job if not word.startswith(("hydra.", "hydra/"))) for job in jobs]
-    try:
-        composed = compose_variants([], words, conf_dirs=paths.user_conf_dirs(Path.cwd()))
-    except QeffBuildError:
-        return [Variant(overrides=job) for job in words]  # each is composed again by itself, and says what is wrong
-    return [Variant(overrides=job, composed=as_kept(said)) for job, said in zip(words, composed, strict=True)]
+    found = compose_variants([], words, conf_dirs=paths.user_conf_dirs(Path.cwd()))
+    return [
+        Variant(job, error=said) if isinstance(said, QeffBuildError) else Variant(job, as_kept(said))
+        for job, said in zip(words, found, strict=True)
+    ]
 
 
 def environment_of(variants: Sequence[Variant]) -> Document:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import NoReturn
+from typing import NoReturn, cast
 
 from qeffbuild.cli.verbs import DEFAULT, VERBS
 from qeffbuild.errors import PathError, SpecError
-from qeffbuild.plan.types import GOALS
+from qeffbuild.plan.types import GOALS, Goal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,8 +90,8 @@ class Command:
         return any(flag in self.flags for flag in ("--cfg", "--info", "--hydra-help"))
 
     @property
-    def goal(self) -> str:
-        return self.flags.get("--to") or "package"
+    def goal(self) -> Goal:
+        return cast(Goal, self.flags.get("--to") or "package")  # `_checked` has looked
 
 
 def parse(words: Sequence[str]) -> Command:

@@ -1,0 +1,152 @@
+"""The answer to a build that had nothing to do, given again for as long as all that it depended on is as it was.
+
+Reading a specification and keying its plan loads some forty modules; this file needs five. What it checks is what the
+long way would find: the stamps of every file that composition, keys and the model's door have read, the versions and
+variables in the keys, and the bytes of the entries that were looked up. Whatever differs, the long way is taken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qeffbuild import paths
+from qeffbuild.cli.composed import RACY_NS, Kept
+from qeffbuild.world import distributions
+
+if TYPE_CHECKING:
+    from qeffbuild.api import Together
+
+ALWAYS_HASHED = 64 << 20  # bytes; as the store has it: larger files are trusted by their stamps
+WHAT = "answer"
+Stamp = list[Any]
+
+
+def recall(words: Sequence[str]) -> int | None:
+    """Print the kept answer and return its exit code, 0; None where there is none that still holds."""
+    if "build" not in words or "--check" in words or "--debug" in words:
+        return None
+    kept = Kept(cache_root(words), Path.cwd())
+    said = kept.load(WHAT, _question(words))
+    if said is None or not _holds(said):
+        return None
+    for entry in said["entries"]:
+        os.utime(f"{entry['path']}/record.json")  # in use, the collector shall know
+    sys.stderr.write(said["told"])
+    sys.stdout.write(said["shown"])
+    return 0
+
+
+def remember(words: Sequence[str], together: Together, variables: Iterable[str], shown: str, told: str) -> None:
+    """Keep the answer, if every step was a hit and nothing was read that stamps do not show."""
+    specs = [built.spec for built in together.builds]
+    if any(outcome.result != "hit" for outcome in together.outcomes) or not all(map(_is_plain, specs)):
+        return
+    found = [outcome.entry for outcome in together.outcomes if outcome.entry is not None]
+    files = [_stamp(path) for path in sorted(together.world.files)]
+    if any(together.at_ns - max(stamp[2:], default=0) < RACY_NS for stamp in files):
+        return
+    said = {
+        "shown": shown,
+        "told": told,
+        "roots": [str(entry.path.parents[2]) for entry in found[:1]],
+        "files": files,
+        "tools": {name: distributions().get(name) for name in sorted(together.world.tools)},
+        "environment": {name: os.environ.get(name) for name in sorted({*together.world.variables, *variables})},
+        "entries": [
+            {
+                "path": str(entry.path),
+                "record": _digest(entry.path / "record.json"),
+                "files": [_output(entry.out / name, file.sha256) for name, file in entry.record.files.items()],
+            }
+            for entry in found
+        ],
+    }
+    Kept(cache_root(words), Path.cwd()).keep(WHAT, _question(words), said)
+
+
+def cache_root(words: Iterable[str]) -> Path:
+    """Where the store is, as far as one can say before the words are composed."""
+    said = [word.partition("=")[2] for word in words if word.startswith("cache.root=")]
+    return Path(said[-1]) if said else paths.cache_root()
+
+
+def _question(words: Sequence[str]) -> list[str]:
+    """What an answer depends on besides files: the words, from where they were said, and who reads it."""
+    width = str(os.get_terminal_size(1).columns) if os.isatty(1) else ""
+    looks = [width, str(os.isatty(2)), *(os.environ.get(name, "") for name in ("NO_COLOR", "TERM", "COLUMNS"))]
+    places = [os.environ.get(name, "") for name in ("QEFFBUILD_CACHE", "QEFF_HOME", "XDG_CACHE_HOME", "HOME")]
+    return [os.getcwd(), *looks, *places, *words]
+
+
+def _is_plain(spec: Any) -> bool:
+    """Nothing is copied out, every byte need not be read, and the model is one whose files we can stamp."""
+    is_movable = spec.model.id is not None and len(spec.model.revision or "") != 40
+    return spec.out is None and spec.cache.verify == "auto" and not is_movable
+
+
+def _holds(said: dict[str, Any]) -> bool:
+    if any(_stamp(stamp[0]) != stamp for stamp in said["files"]):
+        return False
+    if any(distributions().get(name) != version for name, version in said["tools"].items()):
+        return False
+    return all(_is_private(root) for root in said["roots"]) and all(_is_whole(entry) for entry in said["entries"])
+
+
+def _is_private(home: str) -> bool:
+    """As the store has it: nobody else may write into it."""
+    for folder in (home, os.path.dirname(home)):
+        try:
+            seen = os.stat(folder)
+        except OSError:
+            return False
+        if seen.st_uid != os.geteuid() or seen.st_mode & 0o022:
+            return False
+    return True
+
+
+def _is_whole(entry: dict[str, Any]) -> bool:
+    try:
+        if _digest(f"{entry['path']}/record.json") != entry["record"] or _names(entry) != _listed(entry):
+            return False
+        return all(_is_same(stamp, digest) for stamp, digest in entry["files"])
+    except OSError:
+        return False
+
+
+def _is_same(stamp: Stamp, digest: str) -> bool:
+    path, size = stamp[0], stamp[1]
+    if size > ALWAYS_HASHED:
+        return _stamp(path) == stamp
+    return os.lstat(path).st_size == size and _digest(path) == digest
+
+
+def _names(entry: dict[str, Any]) -> set[str]:
+    """Every file that lies in the entry's folder now."""
+    return {f"{folder}/{name}" for folder, _, names in os.walk(f"{entry['path']}/out") for name in names}
+
+
+def _listed(entry: dict[str, Any]) -> set[str]:
+    return {stamp[0] for stamp, _ in entry["files"]}
+
+
+def _output(path: Path, digest: str) -> list[Any]:
+    return [_stamp(str(path)), digest]
+
+
+def _stamp(path: str) -> Stamp:
+    """A folder's stamp changes when a name in it comes or goes; what is absent has none."""
+    try:
+        seen = os.stat(path)
+    except OSError:
+        return [path]
+    return [path, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns]
+
+
+def _digest(path: str | Path) -> str:
+    with open(path, "rb", buffering=0) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
