@@ -91,7 +91,7 @@ def _model_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     config = facts["config"]
     said = {**config.get("text_config", {}), **config, **(facts["generation_config"] or {})}
     eos = said.get("eos_token_id")
-    # One family names its longest context differently, but we look at no list of families.
+    # GPT-2's and MPT's words for the longest context; whoever has none says nothing of it.
     longest = next(
         (said[key] for key in ("max_position_embeddings", "n_positions", "max_seq_len") if key in said), None
     )
