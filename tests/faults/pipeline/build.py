@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parents[2])]
+sys.path.insert(0, str(HERE))
 
 from qeffbuild.errors import QeffBuildError  # noqa: E402
 from qeffbuild.executor import PlainLines, execute  # noqa: E402
