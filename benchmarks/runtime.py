@@ -3,8 +3,7 @@
     python benchmarks/runtime.py                 a session that does nothing: only the runtime is timed
     python benchmarks/runtime.py PACKAGE         the same around a real package, against its bare decode call
 
-Each figure is a median over runs; `--json` makes it one document. CPU clock is used for the session that does nothing,
-wall clock for a real one.
+Each figure is a median over runs, on the CPU clock (imports: wall clock); `--json` makes it one document.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from math import inf
 from pathlib import Path
 from statistics import median
 from time import perf_counter, process_time
@@ -88,14 +86,14 @@ def idle() -> dict[str, float]:
     return figures
 
 
-def real(path: Path, threads: int) -> dict[str, float]:
-    """Wall microseconds per decoded token: the engine's, and bare calls of its session at the same positions.
+def real(path: Path) -> dict[str, float]:
+    """CPU microseconds per decoded token on one thread: the engine's, and bare calls of its session in its place.
 
     Both go in turn, so that a busy machine slows them alike, and the difference is taken pair by pair.
     """
     package = Package.open(path)
     limits = Limits.from_manifest(package.manifest)
-    session = open_session(package, threads=threads)
+    session = open_session(package, threads=1)
     engine = Engine(session, limits, open_tokenizer(package.tokenizer) if package.tokenizer else None)
     turns = limits.ctx_len - PROMPT - 1
     feed = {
@@ -105,15 +103,19 @@ def real(path: Path, threads: int) -> dict[str, float]:
     }
 
     def bare() -> float:
-        since = perf_counter()
+        since = process_time()
         for place in range(turns):
             feed["position_ids"][0, 0] = PROMPT + place
             session.run(GRAPH, feed, engine.state.states)
-        return (perf_counter() - since) / turns * 1e6
+        return (process_time() - since) / turns * 1e6
 
     def whole() -> float:
-        metrics = engine.generate([[1] * PROMPT], DecodingSpec(ignore_eos=True)).metrics
-        return 1e6 / (metrics.decode_tokens_per_s or inf)
+        events = iter(engine.stream([[1] * PROMPT], DecodingSpec(ignore_eos=True)))
+        next(events)  # the prompt's own turns end with the first token
+        since = process_time()
+        for _ in events:
+            pass
+        return (process_time() - since) / turns * 1e6
 
     pairs = [(whole(), bare()) for _ in range(4 * RUNS)][1:]
     return {
@@ -139,10 +141,9 @@ def imports() -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("package", type=Path, nargs="?")
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     said = parser.parse_args()
-    figures = real(said.package, said.threads) if said.package else {**idle(), **imports()}
+    figures = real(said.package) if said.package else {**idle(), **imports()}
     if said.json:
         print(json.dumps(figures, indent=1))
         return

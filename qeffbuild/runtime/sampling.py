@@ -17,6 +17,7 @@ import numpy as np
 from qeffbuild.errors import RunError
 from qeffbuild.spec.types import DecodingSpec
 
+_BLOCK = 64
 NOT_FINITE = "look for NaN in the weights, or build with model.dtype=float32"
 
 
@@ -62,13 +63,12 @@ class Sampler:
 
 def candidates(logits_V: np.ndarray, decoding: DecodingSpec) -> tuple[np.ndarray, np.ndarray]:
     """Token ids that may be drawn and their probabilities, which add up to 1. The temperature is above 0."""
+    token_ids, logits = np.arange(len(logits_V)), logits_V
+    if 0 < decoding.top_k < len(logits_V):
+        token_ids = _largest(logits_V, decoding.top_k)
+        logits = logits_V[token_ids]
     # The largest is taken off before the division, so that a tiny temperature ends in 0 and -inf, not in inf - inf.
-    scaled = (logits_V - logits_V.max()).astype(np.float64) / decoding.temperature
-    token_ids = np.arange(len(scaled))
-    if 0 < decoding.top_k < len(scaled):
-        smallest = np.partition(scaled, -decoding.top_k)[-decoding.top_k]
-        token_ids = np.flatnonzero(scaled >= smallest)
-        scaled = scaled[token_ids]
+    scaled = (logits - logits.max()).astype(np.float64) / decoding.temperature
     probabilities = np.exp(scaled)
     probabilities /= probabilities.sum()
     if decoding.top_p < 1.0:
@@ -78,6 +78,19 @@ def candidates(logits_V: np.ndarray, decoding: DecodingSpec) -> tuple[np.ndarray
         inside = np.flatnonzero(probabilities >= decoding.min_p * probabilities.max())
         token_ids, probabilities = token_ids[inside], probabilities[inside]
     return token_ids, probabilities / probabilities.sum()
+
+
+def _largest(logits_V: np.ndarray, k: int) -> np.ndarray:
+    """Indices of the k largest, and of those equal to the smallest of them."""
+    # The k-th largest of the maxima of blocks is a bound that at least k logits reach: what is below it needs no
+    # sorting, and that is nearly all of a large vocabulary.
+    blocks = len(logits_V) // _BLOCK
+    token_ids = np.arange(len(logits_V))
+    if blocks >= k:
+        maxima = logits_V[: blocks * _BLOCK].reshape(blocks, _BLOCK).max(axis=1)
+        token_ids = np.flatnonzero(logits_V >= np.partition(maxima, -k)[-k])
+    logits = logits_V[token_ids]
+    return token_ids[logits >= np.partition(logits, -k)[-k]]
 
 
 def _nucleus(probabilities: np.ndarray, top_p: float) -> np.ndarray:

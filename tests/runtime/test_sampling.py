@@ -11,9 +11,9 @@ from qeffbuild.errors import RunError
 from qeffbuild.runtime.sampling import Sampler, candidates, choose
 from qeffbuild.spec.types import DecodingSpec
 
-# Thirds are not exact in binary: sums that meet top_p only up to rounding are left to no test.
-logits = st.lists(st.floats(-20, 20, width=32), min_size=1, max_size=40, unique=True).map(
-    lambda values: np.array(values, np.float32)
+# Logits in hundredths, so that no two are equally likely but by being equal.
+logits = st.lists(st.integers(-2000, 2000), min_size=1, max_size=40, unique=True).map(
+    lambda values: np.array(values, np.float32) / 100
 )
 
 
@@ -53,6 +53,17 @@ def test_the_candidates_are_those_of_the_definition(logits, temperature, top_k, 
     found, expected = distribution(logits, decoding), by_definition(logits, decoding)
 
     assert found == pytest.approx(expected, abs=1e-6)
+
+
+@given(
+    seed=st.integers(0, 1000), top_k=st.integers(1, 60), size=st.integers(60, 4000), levels=st.sampled_from([5, 1000])
+)
+def test_top_k_of_a_large_vocabulary_keeps_the_k_largest_and_their_ties(seed, top_k, size, levels):
+    logits = np.random.default_rng(seed).integers(0, levels, size).astype(np.float32)
+
+    token_ids, _ = candidates(logits, DecodingSpec(temperature=1.0, top_k=top_k))
+
+    assert token_ids.tolist() == np.flatnonzero(logits >= np.sort(logits)[-top_k]).tolist()
 
 
 @given(logits=logits)
