@@ -22,7 +22,7 @@ COMPANY = {
     "quantization=mxfp6": ["backend=qaic"],
     "specialization=tlm": ["backend=qaic"],
     "specialization=long": ["model=gpt2"],
-    **{f"device_group=x{count}": ["backend=qaic"] for count in (2, 4, 8, 16)},
+    **{f"device_group=x{count}": ["backend=qaic", "model=mpt"] for count in (2, 4, 8, 16)},
 }
 ABSENT = {"backend=qnn": "backend.absent", "launch=ray": "launch.absent", "launch=slurm": "launch.absent"}
 FAMILIES = [
