@@ -25,12 +25,13 @@ from qeffbuild.plan import Goal, Plan, resolve
 from qeffbuild.plan.keys import deep_keys
 from qeffbuild.plan.merge import merge
 from qeffbuild.report.forecast import Forecast, forecast
+from qeffbuild.report.installed import distributions
 from qeffbuild.report.keeping import cache_du, cache_gc, cache_ls, cache_verify
 from qeffbuild.spec.load import from_config
 from qeffbuild.spec.types import BuildSpec, ModelSpec
 from qeffbuild.store import Entry, Store
 from qeffbuild.store.hand_out import export_tree
-from qeffbuild.world import LOCATE, LocalWorld, Snapshot, distributions, locate
+from qeffbuild.world import LOCATE, LocalWorld, Snapshot, locate
 
 if TYPE_CHECKING:
     from qeffbuild.report.differences import Side

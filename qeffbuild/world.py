@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from qeffbuild.paths import HERE
-
-if TYPE_CHECKING:  # the front asks for versions only, and is in a hurry
-    from qeffbuild.plan.types import Leaf
-    from qeffbuild.spec.types import ModelSpec
-    from qeffbuild.store import Store
+from qeffbuild.plan.types import Leaf
+from qeffbuild.report.installed import distributions, normal
+from qeffbuild.spec.types import ModelSpec
+from qeffbuild.store import Store
 
 HUB = "hub:"
 ABSENT = "absent"
@@ -65,8 +62,8 @@ class LocalWorld:
         return self._folder(source, [name for name in _files(source) if name.endswith(".py")])
 
     def tool(self, distribution: str) -> str:
-        self.tools.add(_normal(distribution))
-        return distributions().get(_normal(distribution), ABSENT)
+        self.tools.add(normal(distribution))
+        return distributions().get(normal(distribution), ABSENT)
 
     def env(self, name: str) -> str | None:
         self.variables.add(name)
@@ -142,26 +139,3 @@ def _source(module: str) -> Path | None:
     if found is None or found.origin is None:
         return None
     return Path(found.origin).parent if found.submodule_search_locations else Path(found.origin)
-
-
-@cache
-def distributions() -> dict[str, str]:
-    """Installed distributions and their versions, read off the names of their folders.
-
-    `importlib.metadata` reads every METADATA file through the e-mail parser: 40 times as long.
-    """
-    found: dict[str, str] = {}
-    for folder in sys.path:
-        try:
-            with os.scandir(folder or ".") as entries:
-                names = [entry.name for entry in entries if entry.name.endswith(".dist-info")]
-        except OSError:
-            continue
-        for name in names:
-            distribution, _, version = name.removesuffix(".dist-info").partition("-")
-            found.setdefault(_normal(distribution), version)
-    return found
-
-
-def _normal(name: str) -> str:
-    return name.lower().replace("_", "-").replace(".", "-")

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any
 
-from qeffbuild import paths
+from qeffbuild.cli import places
 from qeffbuild.cli.composed import Kept
 
-Index = dict[str, Any]  # verbs: name -> operands; flags: name -> values; keys: key -> values
+TYPE_CHECKING = False  # typing's own would load typing
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Any
+
+    Index = dict[str, Any]  # verbs: name -> operands; flags: name -> values; keys: key -> values
 
 
-def complete(words: Sequence[str]) -> int:
+def complete(words: list[str]) -> int:
     """Print one candidate a line for the last of `words`. Never fails: a TAB has nobody to read an error."""
     try:
-        sys.stdout.write("".join(f"{candidate}\n" for candidate in candidates(words, _index())))
+        sys.stdout.write("".join(f"{candidate}\n" for candidate in candidates(words, _index(words))))
     except BrokenPipeError:
         raise
     except Exception:
@@ -50,17 +52,17 @@ def _beginning(word: str, choices: Sequence[str]) -> list[str]:
     return [choice for choice in choices if choice.startswith(word)]
 
 
-def _index() -> Index:
+def _index(words: list[str]) -> Index:
     """What can be said, from the cache when nothing that it was read from has changed."""
-    cached = Kept(paths.cache_root(), Path.cwd())
+    cached = Kept(places.cache_root(words))
     index = cached.load("complete", [])
     if index is None:
-        index = _read_index(Path.cwd())
+        index = _read_index()
         cached.keep("complete", [], index)
     return index
 
 
-def _read_index(cwd: Path) -> Index:
+def _read_index() -> Index:
     from qeffbuild.cli.verbs import VERBS
     from qeffbuild.cli.words import FLAGS
     from qeffbuild.plan.types import GOALS
@@ -69,15 +71,17 @@ def _read_index(cwd: Path) -> Index:
     return {
         "verbs": {verb.name: list(verb.choices) for verb in VERBS.values()},
         "flags": {name: values.get(name, []) for name in FLAGS},
-        "keys": {**dict(_keys()), **_groups(cwd)},
+        "keys": {**dict(_keys()), **_groups()},
     }
 
 
-def _groups(cwd: Path) -> dict[str, list[str]]:
+def _groups() -> dict[str, list[str]]:
     """The configuration groups of all folders and their choices."""
+    from pathlib import Path
+
     choices: dict[str, set[str]] = {}
-    for folder in (*paths.user_conf_dirs(cwd), paths.resource_dir("conf")):
-        for path in sorted(folder.glob("*/*.yaml")):
+    for folder in places.conf_folders():
+        for path in Path(folder).glob("*/*.yaml"):
             choices.setdefault(path.parent.name, set()).add(path.stem)
     return {group: sorted(names) for group, names in sorted(choices.items())}
 

@@ -11,66 +11,67 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any
 
-from qeffbuild import paths
-from qeffbuild.world import distributions
+from qeffbuild.cli import places
+from qeffbuild.report.installed import distributions
+
+TYPE_CHECKING = False  # typing's own would load typing
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Any
 
 SCHEMA = 1
 ENTRIES = 1024  # kept; beyond it the older half goes
 # A file that changed this short ago may change again without a new time stamp, as git knows of its index.
 RACY_NS = 2_000_000_000
-
-Said = dict[str, Any]
+TOOLS = ("hydra-core", "omegaconf", "pyyaml")
 
 
 class Kept:
-    """The entries of one cache root, as seen from one working folder. `what` keeps kinds of entries apart."""
+    """The entries of one cache root, as seen from the working folder. `what` keeps kinds of entries apart."""
 
-    def __init__(self, root: Path, cwd: Path) -> None:
-        self._home = root / "v1"
-        folders = [*paths.user_conf_dirs(cwd), paths.resource_dir("conf"), paths.HERE / "spec", paths.HERE / "backends"]
-        stamps = [stamp for folder in folders for stamp in _stamps(str(folder))]
-        tools = [f"{name}-{version}" for name, version in sorted(distributions().items()) if name in TOOLS]
-        self._surroundings = [[str(folder) for folder in folders], tools, stamps]
-        self._newest = max((stamp[-1] for stamp in stamps), default=0)
+    def __init__(self, root: str) -> None:
+        self._home = os.path.join(root, "v1")
+        folders = [*places.conf_folders(), f"{places.PACKAGE}/spec", f"{places.PACKAGE}/backends"]
+        stamps = [stamp for folder in folders for stamp in _stamps(folder)]
+        tools = [f"{name}-{distributions().get(name)}" for name in TOOLS]
+        self._surroundings = [folders, tools, stamps]
+        self._newest = max((max(stamp[2:]) for stamp in stamps), default=0)
 
-    def load(self, what: str, words: Sequence[str]) -> Said | None:
+    def load(self, what: str, words: Sequence[str]) -> dict[str, Any] | None:
         """What was kept for these words, or None."""
         try:
-            digest, _, text = self._path(what, words).read_text(encoding="utf-8").partition("\n")
+            with open(self._path(what, words), encoding="utf-8") as file:
+                digest, _, text = file.read().partition("\n")
         except (OSError, UnicodeDecodeError):
             return None
         if hashlib.sha256(text.encode()).hexdigest() != digest:
             return None
-        said = json.loads(text)
+        said: dict[str, Any] = json.loads(text)
         if any(os.environ.get(name) != value for name, value in said.get("environment", {}).items()):
             return None
         return said
 
-    def keep(self, what: str, words: Sequence[str], said: Said) -> None:
+    def keep(self, what: str, words: Sequence[str], said: dict[str, Any]) -> None:
         """Only where there is a store already: to look at a plan creates no folders."""
-        if not self._home.is_dir() or time.time_ns() - self._newest < RACY_NS:
+        if not os.path.isdir(self._home) or time.time_ns() - self._newest < RACY_NS:
             return
         path = self._path(what, words)
-        staged = path.with_suffix(f".{os.getpid()}.tmp")
+        staged = f"{path}.{os.getpid()}"
         text = json.dumps(said, ensure_ascii=False)
         try:
-            path.parent.mkdir(exist_ok=True, mode=0o700)
-            _collect(path.parent)
-            staged.write_text(f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}", encoding="utf-8")
-            staged.replace(path)
+            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+            _collect(os.path.dirname(path))
+            with open(staged, "w", encoding="utf-8") as file:
+                file.write(f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}")
+            os.replace(staged, path)
         except (OSError, UnicodeEncodeError):
-            staged.unlink(missing_ok=True)
+            if os.path.exists(staged):
+                os.unlink(staged)
 
-    def _path(self, what: str, words: Sequence[str]) -> Path:
+    def _path(self, what: str, words: Sequence[str]) -> str:
         said = json.dumps([SCHEMA, what, list(words), self._surroundings])
-        return self._home / "compose" / f"{hashlib.sha256(said.encode()).hexdigest()}.json"
-
-
-TOOLS = ("hydra-core", "omegaconf", "pyyaml")
+        return f"{self._home}/compose/{hashlib.sha256(said.encode()).hexdigest()}.json"
 
 
 def _stamps(folder: str) -> Iterator[tuple[str, int, int, int]]:
@@ -93,9 +94,9 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
         return []
 
 
-def _collect(folder: Path) -> None:
-    entries = _entries(str(folder))
+def _collect(folder: str) -> None:
+    entries = _entries(folder)
     if len(entries) < ENTRIES:
         return
     for entry in sorted(entries, key=lambda entry: entry.stat().st_mtime_ns)[: ENTRIES // 2]:
-        Path(entry.path).unlink(missing_ok=True)
+        os.unlink(entry.path)

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
 
 from qeffbuild.errors import Interrupted, QeffBuildError
 
 INTERNAL = 1
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main(words: list[str] | None = None) -> int:
     """The exit code of the command line `words`."""
     said = list(sys.argv[1:] if words is None else words)
     as_json, debug = "--json" in said, "--debug" in said
-    _end_on_signals()
     try:
         if said[:1] == ["--complete"]:
             from qeffbuild.cli.complete import complete
@@ -42,6 +40,7 @@ def _answer(words: list[str]) -> int:
     code = recall(words)
     if code is not None:
         return code
+    _end_on_signals()
     from qeffbuild.cli.words import parse
 
     command = parse(words)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from typing import Any
 from qeffbuild import api, paths
 from qeffbuild.cli.amounts import age_of, size_of
 from qeffbuild.cli.composed import Kept
-from qeffbuild.cli.recall import cache_root, remember
+from qeffbuild.cli.places import cache_root
+from qeffbuild.cli.recall import remember
 from qeffbuild.cli.words import Call, Command
 from qeffbuild.errors import AbsentError, QeffBuildError, SpecError, StoreError, VerificationError
 from qeffbuild.plan.types import Goal
@@ -38,7 +39,7 @@ class Answer:
     error: QeffBuildError | None = None
 
 
-def obey(command: Command, words: Sequence[str] = ()) -> int:
+def obey(command: Command, words: list[str]) -> int:
     """Answer every verb in turn; the first failure ends it, as in make."""
     if command.has("--offline"):
         os.environ["HF_HUB_OFFLINE"] = "1"
@@ -127,7 +128,7 @@ class Job:
 
 def composed(overrides: tuple[str, ...]) -> Document:
     """The composition that was kept for these words, else a new one by Hydra."""
-    kept = Kept(cache_root(overrides), Path.cwd())
+    kept = Kept(cache_root(overrides))
     said = kept.load("job", overrides)
     if said is None:
         from qeffbuild.spec.compose import compose
@@ -264,7 +265,7 @@ def verify(job: Job, call: Call) -> Answer:
 
 
 def doctor(job: Job, call: Call) -> Answer:
-    said = api.doctor(cache_root(job.command.overrides))
+    said = api.doctor(Path(cache_root(job.command.overrides)))
     return Answer(said, shown=text.doctor(said, Look.of(sys.stdout)), error=illness(said))
 
 
@@ -288,7 +289,7 @@ def completion(job: Job, call: Call) -> Answer:
 
 
 def cache(job: Job, call: Call) -> Answer:
-    store = Store(cache_root(job.command.overrides))
+    store = Store(Path(cache_root(job.command.overrides)))
     look = Look.of(sys.stdout)
     if call.operands[0] == "ls":
         said = api.cache_ls(store)

@@ -10,27 +10,29 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from qeffbuild import paths
 from qeffbuild.cli.composed import RACY_NS, Kept
-from qeffbuild.world import distributions
+from qeffbuild.cli.places import cache_root
+from qeffbuild.report.installed import distributions
 
+TYPE_CHECKING = False  # typing's own would load typing
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
     from qeffbuild.api import Together
+
+    Stamp = list[Any]
 
 ALWAYS_HASHED = 64 << 20  # bytes; as the store has it: larger files are trusted by their stamps
 WHAT = "answer"
-Stamp = list[Any]
 
 
-def recall(words: Sequence[str]) -> int | None:
+def recall(words: list[str]) -> int | None:
     """Print the kept answer and return its exit code, 0; None where there is none that still holds."""
     if "build" not in words or "--check" in words or "--debug" in words:
         return None
-    kept = Kept(cache_root(words), Path.cwd())
+    kept = Kept(cache_root(words))
     said = kept.load(WHAT, _question(words))
     if said is None or not _holds(said):
         return None
@@ -41,7 +43,7 @@ def recall(words: Sequence[str]) -> int | None:
     return 0
 
 
-def remember(words: Sequence[str], together: Together, variables: Iterable[str], shown: str, told: str) -> None:
+def remember(words: list[str], together: Together, variables: Iterable[str], shown: str, told: str) -> None:
     """Keep the answer, if every step was a hit and nothing was read that stamps do not show."""
     specs = [built.spec for built in together.builds]
     if any(outcome.result != "hit" for outcome in together.outcomes) or not all(map(_is_plain, specs)):
@@ -60,22 +62,16 @@ def remember(words: Sequence[str], together: Together, variables: Iterable[str],
         "entries": [
             {
                 "path": str(entry.path),
-                "record": _digest(entry.path / "record.json"),
-                "files": [_output(entry.out / name, file.sha256) for name, file in entry.record.files.items()],
+                "record": _digest(f"{entry.path}/record.json"),
+                "files": [[_stamp(f"{entry.out}/{name}"), file.sha256] for name, file in entry.record.files.items()],
             }
             for entry in found
         ],
     }
-    Kept(cache_root(words), Path.cwd()).keep(WHAT, _question(words), said)
+    Kept(cache_root(words)).keep(WHAT, _question(words), said)
 
 
-def cache_root(words: Iterable[str]) -> Path:
-    """Where the store is, as far as one can say before the words are composed."""
-    said = [word.partition("=")[2] for word in words if word.startswith("cache.root=")]
-    return Path(said[-1]) if said else paths.cache_root()
-
-
-def _question(words: Sequence[str]) -> list[str]:
+def _question(words: list[str]) -> list[str]:
     """What an answer depends on besides files: the words, from where they were said, and who reads it."""
     width = str(os.get_terminal_size(1).columns) if os.isatty(1) else ""
     looks = [width, str(os.isatty(2)), *(os.environ.get(name, "") for name in ("NO_COLOR", "TERM", "COLUMNS"))]
@@ -134,10 +130,6 @@ def _listed(entry: dict[str, Any]) -> set[str]:
     return {stamp[0] for stamp, _ in entry["files"]}
 
 
-def _output(path: Path, digest: str) -> list[Any]:
-    return [_stamp(str(path)), digest]
-
-
 def _stamp(path: str) -> Stamp:
     """A folder's stamp changes when a name in it comes or goes; what is absent has none."""
     try:
@@ -147,6 +139,6 @@ def _stamp(path: str) -> Stamp:
     return [path, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns]
 
 
-def _digest(path: str | Path) -> str:
+def _digest(path: str) -> str:
     with open(path, "rb", buffering=0) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

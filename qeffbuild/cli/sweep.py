@@ -12,7 +12,8 @@ from typing import Any
 from qeffbuild import api, paths
 from qeffbuild.cli.composed import Kept
 from qeffbuild.cli.obey import as_kept, as_line, as_text, show
-from qeffbuild.cli.recall import cache_root, remember
+from qeffbuild.cli.places import cache_root
+from qeffbuild.cli.recall import remember
 from qeffbuild.cli.words import Command
 from qeffbuild.errors import QeffBuildError, SpecError
 from qeffbuild.report import text
@@ -24,12 +25,12 @@ from qeffbuild.spec.types import BuildSpec
 Document = dict[str, Any]
 
 
-def sweep(command: Command, words: Sequence[str] = ()) -> int:
+def sweep(command: Command, words: list[str]) -> int:
     """Run the sweep, print its table or document; the worst exit code of its variants."""
     if len(command.calls) != 1:
         raise SpecError("sweep.verb", "a sweep has one verb", hint=f"qeffbuild {command.calls[-1].verb} -m ...")
     task = Task(command)
-    kept = Kept(cache_root(command.overrides), Path.cwd())
+    kept = Kept(cache_root(command.overrides))
     is_ours = not any(word.startswith(("hydra/", "hydra.")) for word in command.overrides)
     known = kept.load("sweep", command.overrides) if is_ours else None
     if known is not None:
