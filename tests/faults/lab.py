@@ -23,7 +23,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-WRITING_CALLS = "write pwrite64 fsync fdatasync rename renameat2 mkdir unlink chmod fchmod flock ftruncate utimensat copy_file_range"
+WRITING_CALLS = (
+    "write pwrite64 fsync fdatasync rename renameat2 mkdir unlink chmod fchmod flock"
+    " ftruncate utimensat copy_file_range"
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """The long forms: `python tests/faults/run.py --long --json FILE`; exits with 1 when a trial did not end well.
 
 Points at the small pipeline, or with --command at any build: `--template DIR` is copied for each trial, `--product`
-and `--stored` are the patterns of what it makes and keeps; then the lists of inputs, made for the pipeline, are left out.
+and `--stored` are the patterns of what it makes and keeps; the lists of inputs are the pipeline's and then left out.
 """
 
 from __future__ import annotations
