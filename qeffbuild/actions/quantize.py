@@ -72,6 +72,8 @@ class _Quantization:
         for pattern in self.params["keep"]:
             if any(fnmatchcase(name, pattern) for name in names):
                 return f"keep {pattern}"
+        if product.is_router:
+            return "it chooses experts: a small error would choose others"
         weight = compute(product.weight, self.weights)
         if weight.ndim != 2:
             return f"{weight.ndim} axes: only plain matrices are quantized"

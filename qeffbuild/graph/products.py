@@ -11,6 +11,8 @@ import onnx_ir as ir
 from qeffbuild.graph.emit import Emitter, replace_value
 from qeffbuild.graph.fold import foldable_values, sources
 
+_KEEPS_ORDER = frozenset({"Softmax", "Sigmoid", "Cast", "Reshape", "Unsqueeze", "Squeeze", "Identity", "Add"})
+
 
 @dataclass(frozen=True, slots=True)
 class Product:
@@ -22,6 +24,7 @@ class Product:
     bias: ir.Value | None
     is_transposed: bool
     makes_logits: bool
+    is_router: bool  # it chooses experts: a small error would choose others
 
 
 def products(graph: ir.Graph, logits: str = "logits") -> Iterator[Product]:
@@ -38,7 +41,9 @@ def products(graph: ir.Graph, logits: str = "logits") -> Iterator[Product]:
             continue
         bias = node.inputs[2] if len(node.inputs) > 2 else None
         turned = _attribute(node, "transB", 0) == 1
-        yield Product(node, x, weight, bias, turned, makes_logits=node is head)
+        yield Product(
+            node, x, weight, bias, turned, makes_logits=node is head, is_router=_is_chosen_from(node.outputs[0])
+        )
 
 
 def replace_product(
@@ -74,6 +79,16 @@ def _head(graph: ir.Graph, logits: str) -> ir.Node | None:
             return node
         value = node.inputs[0] if node.inputs else None
     return None
+
+
+def _is_chosen_from(value: ir.Value) -> bool:
+    """Whether the largest of these numbers are looked for, perhaps after they were made into shares."""
+    for node, _ in value.uses():
+        if node.op_type == "TopK":
+            return True
+        if node.op_type in _KEEPS_ORDER and _is_chosen_from(node.outputs[0]):
+            return True
+    return False
 
 
 def _is_plain(node: ir.Node) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -102,27 +103,42 @@ def test_a_quantized_package_is_smaller(tmp_path: Path) -> None:
     assert sizes["int4"] < sizes["int8"] < sizes["none"]
 
 
-def test_weights_of_experts_stay_as_they_are_and_say_so(tmp_path: Path) -> None:
+def quantized_with(tmp_path: Path, add: Callable[[Emitter, ir.Graph], ir.Value]) -> dict[str, Any]:
+    """quantize.json of the decoder with some more nodes at its end."""
     decoder = make_decoder(tmp_path)
     model = load_graph(decoder.exported / "graph.onnx")
-    emit = Emitter(model.graph, "experts")
-    stacked = emit("Unsqueeze", model.graph.initializers["h.0.c_out.weight"], [0])
-    logits = model.graph.outputs[0]
-    seen = emit(
-        "MatMul",
-        emit("Unsqueeze", emit("ReduceSum", logits, [2], keepdims=1), [0]),
-        emit("Slice", stacked, [0], [1], [1]),
-    )
+    emit = Emitter(model.graph, "more")
+    made = add(emit, model.graph)
     model.graph.extend(emit.waiting())
-    model.graph.outputs.append(seen)
+    model.graph.outputs.append(made)
     save_graph(model, decoder.exported / "graph.onnx")
     out = tmp_path / "quantize"
     out.mkdir()
-
     inputs = {"graph": decoder.exported, "model": decoder.fetched}
     quantize.run(
         Work(name="quantize", params=params("int8"), inputs=inputs, leaves={"model": decoder.checkpoint}, out=out)
     )
+    return json.loads((out / "quantize.json").read_text())
 
-    said = json.loads((out / "quantize.json").read_text())
+
+def test_weights_of_experts_stay_as_they_are_and_say_so(tmp_path: Path) -> None:
+    def experts(emit: Emitter, graph: ir.Graph) -> ir.Value:
+        stacked = emit("Unsqueeze", graph.initializers["h.0.c_out.weight"], [0])
+        x = emit("Unsqueeze", emit("ReduceSum", graph.outputs[0], [2], keepdims=1), [0])
+        return emit("MatMul", x, emit("Slice", stacked, [0], [1], [1]))
+
+    said = quantized_with(tmp_path, experts)
+
     assert said["kept"] == {"h.0.c_out.weight": "3 axes: only plain matrices are quantized"}
+
+
+def test_a_router_stays_as_it_is_and_says_so(tmp_path: Path) -> None:
+    def router(emit: Emitter, graph: ir.Graph) -> ir.Value:
+        one = emit("Slice", graph.initializers["wpe.weight"], [0], [1], [0])
+        x = emit("ReduceSum", graph.outputs[0], [2], keepdims=1)
+        scores = emit("Softmax", emit("MatMul", x, one), axis=-1)
+        return emit.several("TopK", 2, scores, [2])[1]
+
+    said = quantized_with(tmp_path, router)
+
+    assert said["kept"] == {"wpe.weight": "it chooses experts: a small error would choose others"}
