@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import InlinePass
+from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass
 
 from qeffbuild.backends.qaic.cache_ops import DOMAIN, NOWHERE, add_functions
 from qeffbuild.backends.qaic.layers import name_nodes
@@ -15,9 +15,11 @@ from qeffbuild.backends.qaic.opset17 import to_opset17
 from qeffbuild.errors import ModelError
 from qeffbuild.executor.work import Work
 from qeffbuild.graph.emit import Emitter, replace_value
+from qeffbuild.graph.files import DOMAIN as SYMBOLIC
 from qeffbuild.graph.files import load_graph, save_graph
 from qeffbuild.graph.fold import remove_unread
 from qeffbuild.graph.ops import ATTENTION, SCATTER, attention, given, symbolic
+from qeffbuild.graph.tied import share_tied_head
 from qeffbuild.signature import Axis, IoSignature, State, Tensor
 
 
@@ -42,7 +44,9 @@ def run(work: Work) -> None:
 def lower(model: ir.Model, signature: IoSignature, form: Form) -> IoSignature:
     """Rewrites `model`; its inputs and outputs from now on."""
     InlinePass()(model)
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     _check_states(signature.states)
+    share_tied_head(model.graph)
     lowering = _Lowering(model.graph, signature, form)
     lowering.choose_logits()
     lowering.rewrite_cache()
@@ -50,7 +54,7 @@ def lower(model: ir.Model, signature: IoSignature, form: Form) -> IoSignature:
     remove_unread(model.graph)
     lowered = _signature(signature, form)
     _set_io(model.graph, signature, lowered)
-    model.opset_imports.pop("qeffbuild", None)
+    model.opset_imports.pop(SYMBOLIC, None)
     to_opset17(model)
     clip_to_float16(model.graph)
     add_functions(model)
@@ -108,6 +112,8 @@ class _Lowering:
             state = by_output.get(node.outputs[0].name or "")
             if state is None:
                 raise _unsupported(f"{node.outputs[0].name} is written like a state but is none")
+            if self.form.comp_ctx_lengths and not _is_read_by_attention_only(node.outputs[0]):
+                raise _unsupported("the model writes its own attention out, for the whole context", "comp_ctx_lengths")
             if positions not in targets:
                 targets[positions] = self._targets(positions)
             written = self._written(cache, targets[positions], updates)
@@ -252,5 +258,16 @@ def _names(tensors: Iterable[Tensor], states: list[str]) -> list[str]:
     return [*(tensor.name for tensor in tensors), *states]
 
 
-def _unsupported(what: str) -> ModelError:
-    return ModelError("onnx.unsupported", f"graph: {what}", hint="this model needs another backend")
+def _is_read_by_attention_only(cache: ir.Value) -> bool:
+    """Then a shorter context needs a shorter mask, and nothing else."""
+    for node, _ in cache.uses():
+        if node.op_type in ("Cast", "CastLike", "Identity") and _is_read_by_attention_only(node.outputs[0]):
+            continue
+        if (node.domain, node.op_type) != (SYMBOLIC, ATTENTION):
+            return False
+    return True
+
+
+def _unsupported(what: str, without: str | None = None) -> ModelError:
+    hint = "this model needs another backend" if without is None else f"leave {without} out"
+    return ModelError("onnx.unsupported", f"graph: {what}", hint=hint)

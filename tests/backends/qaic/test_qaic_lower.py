@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
-import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 import pytest
 import small_decoder as small
+from played_device import ANSWER, Device, chunks, generate
 
-from qeffbuild.backends.qaic.cache_ops import NOWHERE
 from qeffbuild.backends.qaic.layers import partition_nodes
 from qeffbuild.backends.qaic.lower import Form, lower
 from qeffbuild.backends.qaic.pipeline import split_into_stages
@@ -21,12 +20,11 @@ from qeffbuild.errors import ModelError
 from qeffbuild.signature import IoSignature
 
 PROMPTS = ([3, 1, 4, 1, 5, 9, 2], [27, 18], [11, 12, 13, 14, 15])
-ANSWER = 6
 CONTEXT = small.CONTEXT
 
 
 @pytest.fixture(scope="module")
-def decoder():
+def decoder() -> small.SmallDecoder:
     return small.SmallDecoder()
 
 
@@ -35,76 +33,33 @@ def lowered(decoder, form: Form) -> tuple[ir.Model, IoSignature]:
     return model, lower(model, signature, form)
 
 
-class Device:
-    """Plays the device: states stay between runs, and a write to nowhere is dropped.
+@pytest.fixture
+def device_of(decoder, tmp_path: Path) -> Callable[..., Device]:
+    """device_of(form, rows=1): the decoder in that form, on a device that remembers."""
 
-    ONNX Runtime refuses such a write. Here it lands in a slot behind the context, which no mask ever shows.
-    """
+    def device(form: Form, rows: int) -> Device:
+        return Device(*lowered(decoder, form), rows, tmp_path)
 
-    def __init__(self, model: ir.Model, signature: IoSignature, rows: int) -> None:
-        for value in model.graph.initializers.values():
-            tensor = value.const_value
-            if tensor is not None and tensor.size == 1 and tensor.numpy().reshape(-1)[0] == NOWHERE:
-                value.const_value = ir.tensor(np.array(CONTEXT, np.int64), name=value.name)
-        data = ir.to_proto(model).SerializeToString()
-        onnx.checker.check_model(onnx.load_from_string(data), full_check=True)
-        self.session = ort.InferenceSession(data, providers=["CPUExecutionProvider"])
-        self.signature = signature
-        # What memory holds before anything was written is anything.
-        shape = (rows, small.KV_HEADS, CONTEXT + 1, small.WIDTH)
-        self.states = {state.name: np.full(shape, np.nan, np.float32) for state in signature.states}
-
-    def run(self, ids: Sequence[Sequence[int]], positions: Sequence[Sequence[int]], **more: np.ndarray) -> np.ndarray:
-        feed = {"input_ids": np.array(ids), "position_ids": np.array(positions), **more, **self.states}
-        names = [output.name for output in self.session.get_outputs()]
-        made = dict(zip(names, self.session.run(None, feed), strict=True))
-        self.states = {state.name: made[state.output] for state in self.signature.states}
-        return made["logits"]
-
-
-def chunks(prompts: Sequence[Sequence[int]], size: int) -> Iterator[tuple[list[list[int]], list[list[int]]]]:
-    """Ids and positions, padded on the right to whole chunks of the longest prompt."""
-    longest = max(map(len, prompts))
-    for start in range(0, longest, size):
-        span = range(start, start + size)
-        ids = [[prompt[i] if i < len(prompt) else 0 for i in span] for prompt in prompts]
-        yield ids, [[i if i < len(prompt) else -1 for i in span] for prompt in prompts]
-
-
-def generate(device: Device, prompts: Sequence[Sequence[int]], size: int, **more: np.ndarray) -> list[list[int]]:
-    """Greedy tokens, each row's first one from the chunk that holds its prompt's end."""
-    next_ids = [0] * len(prompts)
-    for ids, positions in chunks(prompts, size):
-        logits = device.run(ids, positions, **more)
-        for row, prompt in enumerate(prompts):
-            if len(prompt) - 1 in positions[row]:
-                next_ids[row] = int(logits[row, -1].argmax())
-    answers = [[token] for token in next_ids]
-    for step in range(ANSWER - 1):
-        at = [[len(prompt) + step] for prompt in prompts]
-        logits = device.run([[answer[-1]] for answer in answers], at, **more)
-        for row, answer in enumerate(answers):
-            answer.append(int(logits[row, -1].argmax()))
-    return answers
+    return device
 
 
 @pytest.mark.parametrize("size", [1, 3, 4, 8])
-def test_chunks_of_any_size_give_pytorchs_tokens(decoder, size: int) -> None:
-    device = Device(*lowered(decoder, Form()), rows=1)
+def test_chunks_of_any_size_give_pytorchs_tokens(decoder, device_of, size: int) -> None:
+    device = device_of(Form(), rows=1)
 
     assert generate(device, PROMPTS[:1], size) == [decoder.greedy(PROMPTS[0], ANSWER)]
 
 
 @pytest.mark.parametrize("size", [2, 4, 8])
-def test_ragged_rows_do_not_disturb_each_other(decoder, size: int) -> None:
-    device = Device(*lowered(decoder, Form()), rows=3)
+def test_ragged_rows_do_not_disturb_each_other(decoder, device_of, size: int) -> None:
+    device = device_of(Form(), rows=3)
 
     assert generate(device, PROMPTS, size) == [decoder.greedy(prompt, ANSWER) for prompt in PROMPTS]
 
 
-def test_padding_leaves_the_last_slot_to_the_last_token(decoder) -> None:
+def test_padding_leaves_the_last_slot_to_the_last_token(decoder, device_of) -> None:
     prompt = [*range(20, 20 + CONTEXT)]  # the whole context, and 16 is no multiple of 5
-    device = Device(*lowered(decoder, Form()), rows=1)
+    device = device_of(Form(), rows=1)
 
     for ids, positions in chunks([prompt], 5):
         logits = device.run(ids, positions)
@@ -112,9 +67,8 @@ def test_padding_leaves_the_last_slot_to_the_last_token(decoder) -> None:
     assert int(logits[0, -1].argmax()) == decoder.greedy(prompt, 1)[0]
 
 
-def test_with_continuous_batching_a_row_may_sit_in_any_slot(decoder) -> None:
-    model, signature = lowered(decoder, Form(continuous_batching=True))
-    device = Device(model, signature, rows=5)
+def test_with_continuous_batching_a_row_may_sit_in_any_slot(decoder, device_of) -> None:
+    device = device_of(Form(continuous_batching=True), rows=5)
 
     answers = generate(device, PROMPTS, 4, batch_index=np.array([[4], [0], [2]]))
 
@@ -122,8 +76,8 @@ def test_with_continuous_batching_a_row_may_sit_in_any_slot(decoder) -> None:
     assert all(np.isnan(state[[1, 3]]).all() for state in device.states.values())
 
 
-def test_a_slot_can_be_filled_again_while_others_decode(decoder) -> None:
-    device = Device(*lowered(decoder, Form(continuous_batching=True)), rows=2)
+def test_a_slot_can_be_filled_again_while_others_decode(decoder, device_of) -> None:
+    device = device_of(Form(continuous_batching=True), rows=2)
     first, second, third = PROMPTS
     expected = decoder.greedy(second, ANSWER)
 
@@ -136,8 +90,8 @@ def test_a_slot_can_be_filled_again_while_others_decode(decoder) -> None:
     assert int(logits[0, -1].argmax()) == decoder.greedy(second, ANSWER + 1)[-1]
 
 
-def test_a_target_keeps_the_logits_of_its_last_tokens(decoder) -> None:
-    device = Device(*lowered(decoder, Form(num_logits_to_keep=True)), rows=1)
+def test_a_target_keeps_the_logits_of_its_last_tokens(decoder, device_of) -> None:
+    device = device_of(Form(num_logits_to_keep=True), rows=1)
     prompt, truth = PROMPTS[0], decoder.greedy(PROMPTS[0], 4)
     kept = {count: np.zeros((count, 1), np.int64) for count in (1, 4)}
 
@@ -151,15 +105,15 @@ def test_a_target_keeps_the_logits_of_its_last_tokens(decoder) -> None:
     assert verified.argmax(-1)[0].tolist() == [decoder.greedy([*prompt, *truth[: i + 1]], 1)[0] for i in range(4)]
 
 
-def test_a_compute_context_only_has_to_hold_what_was_written(decoder) -> None:
-    device = Device(*lowered(decoder, Form(comp_ctx_lengths=True)), rows=1)
+def test_a_compute_context_only_has_to_hold_what_was_written(decoder, device_of) -> None:
+    device = device_of(Form(comp_ctx_lengths=True), rows=1)
     length = np.zeros(len(PROMPTS[0]) + ANSWER, np.int64)
 
     assert generate(device, PROMPTS[:1], 4, comp_ctx_lengths=length) == [decoder.greedy(PROMPTS[0], ANSWER)]
 
 
-def test_continuous_batching_and_a_compute_context_go_together(decoder) -> None:
-    device = Device(*lowered(decoder, Form(continuous_batching=True, comp_ctx_lengths=True)), rows=4)
+def test_continuous_batching_and_a_compute_context_go_together(decoder, device_of) -> None:
+    device = device_of(Form(continuous_batching=True, comp_ctx_lengths=True), rows=4)
     more = {"batch_index": np.array([[3], [1], [0]]), "comp_ctx_lengths": np.zeros(14, np.int64)}
 
     answers = generate(device, PROMPTS, 4, **more)

@@ -1,0 +1,72 @@
+"""ONNX Runtime in the part of the device: states stay between runs, and a write to nowhere is dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+from small_decoder import CONTEXT
+
+from qeffbuild.backends.qaic.cache_ops import NOWHERE
+from qeffbuild.graph.files import save_graph
+from qeffbuild.signature import IoSignature
+
+ANSWER = 6
+
+
+class Device:
+    """A lowered graph with its states, in `rows` slots.
+
+    ONNX Runtime refuses a write to nowhere. Here it lands in a slot behind the context, which no mask ever shows.
+    """
+
+    def __init__(self, model: ir.Model, signature: IoSignature, rows: int, folder: Path) -> None:
+        for value in model.graph.initializers.values():
+            tensor = value.const_value
+            is_small = tensor is not None and not isinstance(tensor, ir.ExternalTensor) and tensor.size == 1
+            if tensor is not None and is_small and tensor.numpy().reshape(-1)[0] == NOWHERE:
+                value.const_value = ir.tensor(np.array(CONTEXT, np.int64), name=value.name)
+        save_graph(model, folder / "graph.onnx")
+        onnx.checker.check_model(str(folder / "graph.onnx"), full_check=True)
+        self.session = ort.InferenceSession(folder / "graph.onnx", providers=["CPUExecutionProvider"])
+        self.signature = signature
+        # What memory holds before anything was written is anything.
+        shapes = {state.name: (rows, state.axes[1], CONTEXT + 1, state.axes[3]) for state in signature.states}
+        self.states = {name: np.full(shape, np.nan, np.float32) for name, shape in shapes.items()}
+
+    def run(self, ids: Sequence[Sequence[int]], positions: Sequence[Sequence[int]], **more: np.ndarray) -> np.ndarray:
+        feed = {"input_ids": np.array(ids), "position_ids": np.array(positions), **more, **self.states}
+        names = [output.name for output in self.session.get_outputs()]
+        made = dict(zip(names, self.session.run(None, feed), strict=True))
+        self.states = {state.name: made[state.output] for state in self.signature.states}
+        return made["logits"]
+
+
+def chunks(prompts: Sequence[Sequence[int]], size: int) -> Iterator[tuple[list[list[int]], list[list[int]]]]:
+    """Ids and positions, padded on the right to whole chunks of the longest prompt."""
+    longest = max(map(len, prompts))
+    for start in range(0, longest, size):
+        span = range(start, start + size)
+        ids = [[prompt[i] if i < len(prompt) else 0 for i in span] for prompt in prompts]
+        yield ids, [[i if i < len(prompt) else -1 for i in span] for prompt in prompts]
+
+
+def generate(device: Device, prompts: Sequence[Sequence[int]], size: int, **more: np.ndarray) -> list[list[int]]:
+    """Greedy tokens, each row's first one from the chunk that holds its prompt's end."""
+    next_ids = [0] * len(prompts)
+    for ids, positions in chunks(prompts, size):
+        logits = device.run(ids, positions, **more)
+        for row, prompt in enumerate(prompts):
+            if len(prompt) - 1 in positions[row]:
+                next_ids[row] = int(logits[row, -1].argmax())
+    answers = [[token] for token in next_ids]
+    for step in range(ANSWER - 1):
+        at = [[len(prompt) + step] for prompt in prompts]
+        logits = device.run([[answer[-1]] for answer in answers], at, **more)
+        for row, answer in enumerate(answers):
+            answer.append(int(logits[row, -1].argmax()))
+    return answers

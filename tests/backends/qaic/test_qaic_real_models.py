@@ -1,0 +1,105 @@
+"""Real exports in the device's form: their greedy tokens are those of transformers, in every form."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import small_decoder as small
+import torch
+from played_device import ANSWER, Device, generate
+
+from qeffbuild.actions import export as export_action
+from qeffbuild.actions import fetch as fetch_action
+from qeffbuild.backends.qaic.lower import Form, lower
+from qeffbuild.backends.qaic.opset17 import OPSET
+from qeffbuild.errors import ModelError
+from qeffbuild.executor.work import Work
+from qeffbuild.graph.files import load_graph, save_graph
+from qeffbuild.graph.ops import ATTENTION, symbolic
+from qeffbuild.graph.weights import Folder, Weights
+from qeffbuild.graph.write import write_weights
+from qeffbuild.signature import IoSignature
+
+PROMPTS = ([3, 1, 4, 1, 5, 9, 2], [27, 18], [11, 12, 13, 14, 15])
+EACH = {
+    "plain": (Form(), 3, {}),
+    "continuous": (Form(continuous_batching=True), 5, {"batch_index": np.array([[4], [0], [2]])}),
+    "lengths": (Form(comp_ctx_lengths=True), 3, {"comp_ctx_lengths": np.zeros(small.CONTEXT - 1, np.int64)}),
+}
+
+
+@pytest.fixture(scope="module", params=["gpt2", "llama", "mpt", "gemma2", "mixtral"])
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The folders of fetch and export for a tiny random model."""
+    root = tmp_path_factory.mktemp(request.param)
+    fetch, export = root / "fetch", root / "export"
+    fetch.mkdir()
+    export.mkdir()
+    tiny = {"scale": "tiny", "model_type": request.param, "seed": 0}
+    fetch_action.run(Work(name="fetch", params=tiny, inputs={}, leaves={}, out=fetch))
+    asked = {"dtype": "float32", "task": "causal-lm", "trust_remote_code": False}
+    export_action.run(Work(name="export", params=asked, inputs={"model": fetch}, leaves={}, out=export))
+    return fetch, export
+
+
+@pytest.fixture(scope="module")
+def truth(exported: tuple[Path, Path]) -> Callable[[list[int], int], list[int]]:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(exported[0] / "model", dtype=torch.float32).eval()
+
+    def greedy(prompt: list[int], count: int) -> list[int]:
+        ids = list(prompt)
+        with torch.no_grad():
+            for _ in range(count):
+                ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+        return ids[len(prompt) :]
+
+    return greedy
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", EACH)
+def test_a_real_model_says_on_the_device_what_it_says_in_pytorch(
+    exported: tuple[Path, Path], truth: Callable[[list[int], int], list[int]], kind: str, tmp_path: Path
+) -> None:
+    fetch, export = exported
+    form, rows, more = EACH[kind]
+    model = load_graph(export / "graph.onnx")
+    neutral = IoSignature.load(export / "io.json")
+    if form.comp_ctx_lengths and not symbolic(model.graph, ATTENTION):  # MPT's is its own
+        with pytest.raises(ModelError) as caught:
+            lower(model, neutral, form)
+        assert (caught.value.kind, caught.value.hint) == ("onnx.unsupported", "leave comp_ctx_lengths out")
+        return
+    signature = lower(model, neutral, form)
+
+    weights = Weights(Folder(export), Folder(fetch / "model", is_checkpoint=True))
+    write_weights(model, weights, tmp_path / "graph.data")
+    device = Device(model, signature, rows, tmp_path)
+
+    assert generate(device, PROMPTS, 4, **more) == [truth(prompt, ANSWER) for prompt in PROMPTS]
+
+
+@pytest.mark.slow
+def test_a_real_graph_keeps_its_weights_where_they_are(exported: tuple[Path, Path], tmp_path: Path) -> None:
+    _, export = exported
+    model = load_graph(export / "graph.onnx")
+
+    lower(model, IoSignature.load(export / "io.json"), Form())
+    save_graph(model, tmp_path / "graph.onnx")
+
+    locations = {
+        str(value.const_value.location)
+        for value in load_graph(tmp_path / "graph.onnx").graph.initializers.values()
+        if isinstance(value.const_value, ir.ExternalTensor)
+    }
+    assert model.opset_imports[""] == OPSET
+    assert "model.safetensors" in locations
+    assert (tmp_path / "graph.onnx").stat().st_size < 200_000
+    assert json.loads((export / "io.json").read_text())["states"]
