@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from qeffbuild.executor.outcome import Outcome, Result
 from qeffbuild.plan.merge import Merged, Node
 from qeffbuild.store import Entry, Store
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(NamedTuple):
     """Entries by deep digest, and the digests of the steps to run, each after those it reads."""
 
     entries: Mapping[str, Entry]

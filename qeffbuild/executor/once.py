@@ -21,8 +21,9 @@ from qeffbuild.executor.reporter import Reporter
 from qeffbuild.plan.keys import Key, World, shallow_key
 from qeffbuild.plan.merge import Node
 from qeffbuild.plan.types import Leaf, Step
-from qeffbuild.store import Entry, Record, Staging, Store
+from qeffbuild.store import Entry, Record, Store
 from qeffbuild.store.disk import storage_error
+from qeffbuild.store.staging import Staging
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

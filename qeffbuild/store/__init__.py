@@ -1,7 +1,6 @@
 """Key -> finished folder: find, publish, lock, verify, collect."""
 
 from qeffbuild.store.record import File, Record
-from qeffbuild.store.staging import Staging
 from qeffbuild.store.store import Entry, Store
 
-__all__ = ["Entry", "File", "Record", "Staging", "Store"]
+__all__ = ["Entry", "File", "Record", "Store"]

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 from qeffbuild.plan.keys import Preimage, canonical
 
@@ -16,8 +16,7 @@ _MIDDLE = b'","said":'
 _TAIL = b"}\n"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class File:
+class File(NamedTuple):
     """One output file."""
 
     size: int

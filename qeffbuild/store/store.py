@@ -14,10 +14,10 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from qeffbuild.errors import StoreError
 from qeffbuild.plan.explain import NEVER_BUILT, distance, explain
@@ -27,13 +27,14 @@ from qeffbuild.store import disk, verify
 from qeffbuild.store.index import Index, Row
 from qeffbuild.store.lock import Say, locked, silent, try_lock
 from qeffbuild.store.record import SCHEMA, Damaged, Record, decode, seal, unseal
-from qeffbuild.store.staging import Staging, staged, sweep
+
+if TYPE_CHECKING:
+    from qeffbuild.store.staging import Staging
 
 CONSIDERED = 20  # latest entries of a step name among which the nearest is looked for
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """A finished step as it was found, verified."""
 
     path: Path
@@ -186,6 +187,8 @@ class Store:
 
     def staging(self) -> AbstractContextManager[Staging]:
         """A private folder to build in, on the store's own disk."""
+        from qeffbuild.store.staging import staged
+
         with disk.storage(self.root):
             return self._guarded(staged(self.prepared() / "staging"))
 
@@ -326,12 +329,19 @@ class Store:
             disk.private_folder(self.home)
             for name in ("entry", "alias", "staging", "lock", "log", "quarantine", "session"):
                 disk.private_folder(self.home / name)
-            with suppress(OSError):  # what cannot be removed now is removed another time
-                sweep(self.home / "staging")
+            self._sweep()
             self._is_prepared = self._is_checked = True
             for hashed in self._unremembered:
                 self.index.remember_digest(*hashed)
         return self.home
+
+    def _sweep(self) -> None:
+        """What cannot be removed now is removed another time."""
+        with suppress(OSError):
+            if any((self.home / "staging").iterdir()):
+                from qeffbuild.store.staging import sweep
+
+                sweep(self.home / "staging")
 
     def _begin_session(self) -> None:
         """A locked file for as long as this process uses entries: they are safe from the collector."""
