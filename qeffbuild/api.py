@@ -58,6 +58,7 @@ __all__ = [
     "open_engine",
     "open_store",
     "plan",
+    "plan_together",
     "run",
     "verify",
     "why",
@@ -186,13 +187,19 @@ def _facts(path: str, allow_pickle: bool, trust_remote_code: bool) -> Any:
 
 def plan(spec: BuildSpec, goal: Goal = "package", *, frozen: bool = False) -> Planned:
     """What `build` would do, and why. Nothing runs and nothing is written."""
-    spec = admit(spec, frozen=frozen)
-    store = open_store(spec)
-    world = Snapshot(LocalWorld(store, [spec.model]))
-    steps = steps_of(spec, goal)
-    found = forecast(steps, deep_keys(steps, world), store)
+    return plan_together([admit(spec, frozen=frozen)], goal)[0]
+
+
+def plan_together(specs: Sequence[BuildSpec], goal: Goal = "package") -> list[Planned]:
+    """The same for several admitted specs; what they share is looked at once."""
+    store = open_store(specs[0])
+    world = Snapshot(LocalWorld(store, [spec.model for spec in specs]))
+    planned = []
+    for steps in (steps_of(spec, goal) for spec in specs):
+        found = forecast(steps, deep_keys(steps, world), store)
+        planned.append(Planned(goal=goal, plan=steps, steps=found))
     store.close()
-    return Planned(goal=goal, plan=steps, steps=found)
+    return planned
 
 
 def build(

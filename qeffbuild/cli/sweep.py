@@ -160,9 +160,7 @@ class Task:
         good = [variant for variant in variants if variant.error is None]
         verb = self.command.calls[0].verb
         if good and verb == "plan":
-            for variant in good:
-                with collecting(variant):
-                    self._plan(variant)
+            self._plan(good)
         elif good:
             self._build(good, verb)
 
@@ -188,13 +186,14 @@ class Task:
         api.check_out(spec, allow_outside=self.command.has("--allow-outside"))
         variant.spec = api.admit(spec, frozen=self.command.has("--frozen"))
 
-    def _plan(self, variant: Variant) -> None:
-        assert variant.spec is not None
-        said = api.plan(variant.spec, self.command.goal, frozen=self.command.has("--frozen")).as_json()
-        new = [step for step in said["steps"] if step["status"] != "hit"]
-        variant.said = {"steps_to_build": len(new), "steps": [step["deep"] for step in said["steps"]]}
-        variant.number = float(len(new))
-        self.steps |= {step["deep"]: step for step in said["steps"] if step["deep"] not in self.steps}
+    def _plan(self, variants: Sequence[Variant]) -> None:
+        specs = [variant.spec for variant in variants if variant.spec is not None]
+        for variant, planned in zip(variants, api.plan_together(specs, self.command.goal), strict=True):
+            said = planned.as_json()["steps"]
+            new = [step for step in said if step["status"] != "hit"]
+            variant.said = {"steps_to_build": len(new), "steps": [step["deep"] for step in said]}
+            variant.number = float(len(new))
+            self.steps |= {step["deep"]: step for step in said if step["deep"] not in self.steps}
 
     def _build(self, variants: Sequence[Variant], verb: str) -> None:
         specs = [variant.spec for variant in variants if variant.spec is not None]
