@@ -13,7 +13,7 @@ from pathlib import Path
 import noop
 root = Path({root!r})
 noop.no_op(root, 1)
-heavy = {{"sqlite3", "subprocess", "threading", "socket", "tempfile", "shutil", "numpy", "torch", "onnx", "yaml", "hydra"}}
+heavy = {{"sqlite3", "subprocess", "threading", "socket", "tempfile", "shutil", "torch", "onnx", "yaml", "hydra"}}
 print(sorted(heavy & sys.modules.keys()))
 """
 
