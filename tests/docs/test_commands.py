@@ -19,7 +19,9 @@ ROOT = Path(__file__).parent.parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 
 # Run by other means: the suite itself, what it is part of, and what takes minutes.
-ELSEWHERE = re.compile(r"make (test|check|quick|faults|bench|setup|coverage|clean|docs|golden|format)\b|git clone|cd qeffbuild|pip install|pre-commit|python benchmarks/")
+ELSEWHERE = re.compile(
+    r"make (test|check|quick|faults|bench|setup|coverage|clean|docs|golden|format)\b|git clone|cd qeffbuild|pip install|pre-commit|python benchmarks/"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,19 @@ ORDER = [
     "architectures", "graph", "quantizers", "actions", "backends", "runtime", "report", "world", "api", "cli",
 ]  # fmt: skip
 SHELVES = {"architectures", "quantizers", "actions", "backends"}  # plug-ins on one shelf never import each other
-HEAVY = {"torch", "transformers", "onnx", "onnxruntime", "onnxscript", "onnx_ir", "hydra", "omegaconf", "yaml", "numpy", "rich"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "onnx_ir",
+    "hydra",
+    "omegaconf",
+    "yaml",
+    "numpy",
+    "rich",
+}
 
 
 def sources() -> list[Path]:

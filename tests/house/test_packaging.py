@@ -47,7 +47,9 @@ def test_an_installed_wheel_plans_from_any_folder(wheel: Path, tmp_path: Path) -
     subprocess.run(
         [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", site, wheel], check=True
     )
-    program = "import sys, qeffbuild; from qeffbuild.cli import main; print(qeffbuild.__file__, file=sys.stderr); main()"
+    program = (
+        "import sys, qeffbuild; from qeffbuild.cli import main; print(qeffbuild.__file__, file=sys.stderr); main()"
+    )
     environment = {**os.environ, "PYTHONPATH": str(site), "QEFFBUILD_CACHE": str(tmp_path / "cache")}
 
     done = subprocess.run(

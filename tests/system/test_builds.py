@@ -107,7 +107,9 @@ def test_the_notebook_recipe_is_emitted_on_any_machine(qeffbuild: Run, fresh: di
 
     folder = Path(said["folder"])
     assert folder == tmp_path / "documents"
-    assert {"specializations.json", "custom_io.yaml", "graph.onnx", "io.json", "compile.sh", "commands.json"} <= set(said["files"])
+    assert {"specializations.json", "custom_io.yaml", "graph.onnx", "io.json", "compile.sh", "commands.json"} <= set(
+        said["files"]
+    )
     assert "-aic-num-cores=16" in said["commands"][0]
 
 
