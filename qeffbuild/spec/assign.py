@@ -20,37 +20,38 @@ class Target:
     origins: dict[str, str]
     free: frozenset[str]
 
-    def apply(self, assignment: Assignment) -> None:
-        self._put(assignment, assignment.mode, assignment.key, assignment.value)
-
-    def _put(self, said: Assignment, mode: Mode, key: str, value: Any) -> None:
-        parent, name = self._parent(said, key)
-        if mode == "delete":
+    def apply(self, said: Assignment) -> None:
+        parent, name = self._parent(said)
+        if said.mode == "delete":
             self._delete(said, parent, name)
-            return
-        if isinstance(value, Mapping) and isinstance(parent.get(name), dict):
-            for inner, item in value.items():
-                self._put(said, "force" if mode == "add" else mode, f"{key}.{inner}", item)
+        else:
+            self._put(said, said.mode, parent, name, said.key, said.value)
+
+    def _put(self, said: Assignment, mode: Mode, parent: dict[str, Any], name: str, key: str, value: Any) -> None:
+        inner = parent.get(name)
+        if isinstance(value, Mapping) and isinstance(inner, dict):
+            for part, item in value.items():
+                self._put(said, "force" if mode == "add" else mode, inner, str(part), f"{key}.{part}", item)
             return
         if name not in parent and not self._is_free(key):
             self._refuse_unknown(said, key)
-        if mode == "add" and parent.get(name) is not None:
+        if mode == "add" and inner is not None:
             hint = as_hint(f"write {said.word.lstrip('+')}", "leave out the +")
-            what = f"{shown(said.word)}: {key} exists already, with {shown(parent[name])}"
+            what = f"{shown(said.word)}: {key} exists already, with {shown(inner)}"
             raise SpecError("override.exists", what, where=COMMAND_LINE, hint=hint)
         parent[name] = copy.deepcopy(value)
         self.origins[key] = COMMAND_LINE
 
-    def _parent(self, said: Assignment, key: str) -> tuple[dict[str, Any], str]:
-        """The mapping that holds the last part of `key`."""
-        *above, name = key.split(".")
+    def _parent(self, said: Assignment) -> tuple[dict[str, Any], str]:
+        """The mapping that holds the last part of the key, and that part."""
+        *above, name = said.key.split(".")
         holder: Any = self.values
         for depth, part in enumerate(above, start=1):
             if part not in holder and self._is_free(".".join(above[:depth])):
                 holder[part] = {}
             holder = holder.get(part)
             if not isinstance(holder, dict):
-                self._refuse_unknown(said, key)
+                self._refuse_unknown(said, said.key)
         return holder, name
 
     def _delete(self, said: Assignment, parent: dict[str, Any], name: str) -> None:

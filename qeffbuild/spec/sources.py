@@ -36,10 +36,6 @@ class Sources:
         found = {file.stem for folder in self.folders for file in (folder / group).glob("*.yaml")}
         return sorted(name for name in found if is_choice(name))
 
-    def groups(self) -> list[str]:
-        found = {item.name for folder in self.folders for item in folder.iterdir() if item.is_dir()}
-        return sorted(name for name in found if is_choice(name) and self.choices(name))
-
     def document(self, name: str) -> Document | None:
         if name not in self.read:
             path = self.find(name)

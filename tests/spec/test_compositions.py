@@ -48,6 +48,10 @@ def test_a_mapping_is_merged_and_a_list_is_replaced():
     assert composed.values["device_group"] == {"devices": [3, 4], "num_devices": None, "mdp_num_partitions": 1}
 
 
+def test_a_name_inside_a_mapping_may_hold_a_dot():
+    assert compose(["adapters={poems-1.2: x}"]).values["adapters"] == {"poems-1.2": "x"}
+
+
 def test_references_are_resolved_and_an_escaped_one_is_text():
     composed = compose(["out=results/${model.name}", r"prompts_file='\${x}'"])
 
