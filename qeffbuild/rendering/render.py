@@ -36,9 +36,10 @@ def render(
     if own is not None and (own / template_name).is_file():
         log.warning("template %s: %s is used instead of the packaged one", template_name, own / template_name)
 
-    def fill() -> str:
-        from qeffbuild.rendering.sandbox import fill_template
+    # Imported here, not by the planning half; and before the fork, so that every child has it already.
+    from qeffbuild.rendering.sandbox import fill_template
 
+    def fill() -> str:
         return fill_template(folders, template_name, context, max_bytes=limits.output_bytes)
 
     text = run_bounded(fill, template_name, limits)
