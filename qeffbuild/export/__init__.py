@@ -1,7 +1,8 @@
 """A model's facts -> its neutral graph: one ONNX decoder with retained state, its weights by reference.
 
-Reading order: `recipes` and `selfcheck` (which way to trace is right for this model), `states`, `cache`, `interfaces`,
-`positions` and `decoder` (how it is traced), `trace`, `tidy`, `layers`, `weights`, `finish` (what becomes of the trace).
+Reading order: `neutral` (the story), `recipes` and `selfcheck` (which way to trace is right for this model), `states`,
+`cache`, `interfaces`, `positions` and `decoder` (how it is traced), then `trace`, `tidy`, `layers`, `weights` and
+`finish` (what becomes of the trace).
 """
 
 from __future__ import annotations

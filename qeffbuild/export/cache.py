@@ -15,6 +15,8 @@ from qeffbuild.export.states import CacheForm, StateSpec
 class RetainedLayer(CacheLayerMixin):
     """One layer's buffers. Windows and chunks are the mask's business: every layer keeps all of the context."""
 
+    keys: torch.Tensor
+    values: torch.Tensor
     is_compileable = True
     supports_early_init = False
 

@@ -20,7 +20,7 @@ INPUTS = ("input_ids", "position_ids", "logits_index")
 class Decoder(nn.Module):
     """input_ids, position_ids [batch, tokens], logits_index [batch, logits], states -> logits, states."""
 
-    def __init__(self, model: nn.Module, form: CacheForm, recipe: Recipe) -> None:
+    def __init__(self, model: Any, form: CacheForm, recipe: Recipe) -> None:
         super().__init__()
         self.model = model
         self.form = form

@@ -84,7 +84,7 @@ def _additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _mask_at_positions(
-    position_ids: torch.Tensor, kv_length: int, mask_function: Callable[..., torch.Tensor], padding: torch.Tensor | None
+    position_ids: torch.Tensor, kv_length: int, mask_function: Callable[..., Any], padding: torch.Tensor | None
 ) -> torch.Tensor:
     """transformers' mask function at the tokens' true positions, [batch, 1, tokens, slots]; padded rows see nothing."""
     batch, tokens = position_ids.shape
@@ -106,7 +106,7 @@ def _mask_maker(original: Callable[..., Any], *, additive: bool) -> Callable[...
         kv_length: int,
         q_offset: Any = 0,
         kv_offset: int = 0,
-        mask_function: Callable[..., torch.Tensor] = masking_utils.causal_mask_function,
+        mask_function: Callable[..., Any] = masking_utils.causal_mask_function,
         attention_mask: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> torch.Tensor | None:
@@ -156,7 +156,9 @@ def dense_experts(
 def interfaces(choice: AttentionChoice) -> Iterator[None]:
     """Our attention, masks and experts are registered inside the block; the tables are as before after it."""
     masks = masking_utils.ALL_MASK_ATTENTION_FUNCTIONS
-    tables = [table._global_mapping for table in (ALL_ATTENTION_FUNCTIONS, masks, ALL_EXPERTS_FUNCTIONS)]
+    tables: list[dict[str, Any]] = [
+        table._global_mapping for table in (ALL_ATTENTION_FUNCTIONS, masks, ALL_EXPERTS_FUNCTIONS)
+    ]
     before = [dict(table) for table in tables]
     attention_table, mask_table, experts = tables
     attention_table[NAME] = choice
@@ -183,7 +185,7 @@ def use(model: nn.Module, implementation: str) -> None:
 def _configs(model: nn.Module) -> Iterator[Any]:
     seen: dict[int, Any] = {}
     for module in model.modules():
-        config = getattr(module, "config", None)
+        config: Any = getattr(module, "config", None)
         pending = [config] if hasattr(config, "_attn_implementation_internal") else []
         while pending:
             item = pending.pop()

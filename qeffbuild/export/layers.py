@@ -20,6 +20,7 @@ from torch import nn
 from qeffbuild.export.states import StateSpec
 
 SCOPES = "pkg.torch.onnx.name_scopes"
+INPUTS = 3  # of the graph before its states
 NUMBERS = frozenset({"layer_idx", "layer_id", "layer_number", "training"})
 
 
@@ -78,7 +79,7 @@ def _kinds(stack: nn.ModuleList, config: Any) -> list[Any]:
 
 
 def per_layer_lists(config: Any, count: int) -> dict[str, list[Any]]:
-    return {k: v for k, v in sorted(vars(config).items()) if isinstance(v, list | tuple) and len(v) == count}
+    return {k: list(v) for k, v in sorted(vars(config).items()) if isinstance(v, list | tuple) and len(v) == count}
 
 
 def _describe(layer: nn.Module) -> tuple[Any, ...]:
@@ -123,7 +124,7 @@ def expand(
 ) -> tuple[StateSpec, ...]:
     """Append the layers that were not traced, and return the states of all. `buffers` are the whole model's."""
     specs = all_states(layers, traced)
-    segments = _Segments(graph, layers)
+    segments = _Segments(graph, layers, buffers)
     segments.check(traced)
     values = {value.name: value for value in [*graph.inputs, *graph.outputs] if value.name is not None}
     hidden, nodes = segments.hidden[layers.traced - 1], []
@@ -192,16 +193,23 @@ def _copy(node: ir.Node, copies: dict[ir.Value, ir.Value]) -> ir.Node:
 class _Segments:
     """The nodes of each traced layer, and the one value that each hands on."""
 
-    def __init__(self, graph: ir.Graph, layers: Layers) -> None:
+    def __init__(self, graph: ir.Graph, layers: Layers, buffers: Mapping[str, torch.Tensor]) -> None:
         self.layers = layers
+        self.buffers = buffers
         scope = re.compile(rf"(?:.*\.)?{re.escape(layers.path)}\.(\d+)(?:\.|$)")
         self.nodes: list[list[ir.Node]] = [[] for _ in range(layers.traced)]
         self.layer_of: dict[ir.Node, int] = {}
         self.last = next(iter(graph))
+        shared = {*graph.inputs[:INPUTS], *(value for value in graph.initializers.values() if self._is_common(value))}
         for node in graph:
             layer = _layer(node, scope)
-            # Constants are shared by all layers, so they belong to none.
-            if layer is None or node.op_type == "Constant":
+            # Constants, masks and sizes that a layer is the first to need are nobody's own.
+            # (What depends on a parameter is not shared: the embedding is the first layer's own input.)
+            of_input = node.op_type == "Shape" and node.inputs[0] is not None and node.inputs[0].is_graph_input()
+            if of_input or all(value is None or value in shared for value in node.inputs):
+                shared.update(node.outputs)
+                layer = None
+            if layer is None:
                 continue
             self.nodes[layer].append(node)
             self.layer_of[node] = layer
@@ -210,6 +218,11 @@ class _Segments:
             raise NotAlike("a traced layer has no nodes")
         self.hidden = [self._handed_on(layer) for layer in range(layers.traced)]
 
+    def _is_common(self, value: ir.Value) -> bool:
+        """A buffer of the whole model, such as a rotary table."""
+        name = (value.name or "").partition(".")[2]
+        return name in self.buffers and not name.startswith(self.layers.path + ".")
+
     def _handed_on(self, layer: int) -> ir.Value:
         found = []
         for value in (value for node in self.nodes[layer] for value in node.outputs):
@@ -217,7 +230,8 @@ class _Segments:
             if readers:
                 found.append((value, readers))
         if len(found) != 1:
-            raise NotAlike(f"layer {layer} hands on {len(found)} values")
+            kinds = ", ".join(value.producer().op_type for value, _ in found)  # type: ignore[union-attr]
+            raise NotAlike(f"layer {layer} hands on {len(found)} values: {kinds}")
         value, readers = found[0]
         following = layer + 1 if layer + 1 < self.layers.traced else None
         if readers != {following}:

@@ -228,8 +228,10 @@ def _write(graph: _Graph, report: Report, out: Path) -> None:
 
 
 def _signature(graph: _Graph) -> IoSignature:
-    vocabulary = graph.model.graph.outputs[0].shape
-    assert vocabulary is not None
+    logits = graph.model.graph.outputs[0].shape
+    assert logits is not None
+    vocabulary = logits[2]
+    assert isinstance(vocabulary, int)
     rows = ("batch_size", "seq_len")
     return IoSignature(
         graph="decoder",
@@ -238,7 +240,7 @@ def _signature(graph: _Graph) -> IoSignature:
             Tensor(name="position_ids", dtype="int64", axes=rows),
             Tensor(name="logits_index", dtype="int64", axes=("batch_size", "num_logits")),
         ),
-        outputs=(Tensor(name="logits", dtype="float32", axes=("batch_size", "num_logits", int(vocabulary[2]))),),
+        outputs=(Tensor(name="logits", dtype="float32", axes=("batch_size", "num_logits", vocabulary)),),
         states=tuple(spec.signed() for spec in graph.states),
     )
 

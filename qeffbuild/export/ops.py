@@ -1,11 +1,12 @@
 """The two symbolic operations of a neutral graph: as PyTorch operators, and their translation to ONNX.
 
-A backend lowers them in its own way (portable ONNX, fused kernels, a vendor's form), so the trace keeps each as one node.
+A backend lowers them in its own way (portable ONNX, fused kernels, a vendor's form), so each stays one node.
 Axes: B batch, K key heads, N query heads, S new tokens, C context slots, D width of a head.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -97,7 +98,7 @@ def _attention_to_onnx(query: Any, key: Any, value: Any, mask: Any, scale: float
     return _OPSET.Attention(query, key, value, mask, scale=scale, softcap=softcap)
 
 
-TRANSLATIONS = {
+TRANSLATIONS: dict[Any, Callable[..., Any]] = {
     torch.ops.qeffbuild.ctx_scatter.default: _ctx_scatter_to_onnx,
     torch.ops.qeffbuild.attention.default: _attention_to_onnx,
 }

@@ -42,8 +42,8 @@ def true_positions(model: nn.Module, positions: torch.Tensor) -> Iterator[None]:
 
 def padding_offset(model: nn.Module) -> int:
     """Where the position table of the RoBERTa family begins: after the padding index; 0 where nobody pads."""
-    indices = {getattr(module, "padding_idx", None) for module in model.modules()} - {None}
-    return min(indices) + 1 if indices else 0
+    indices = [getattr(module, "padding_idx", None) for module in model.modules()]
+    return min([index for index in indices if index is not None], default=-1) + 1
 
 
 def _offset_table(table: Any, positions: torch.Tensor) -> Callable[..., torch.Tensor]:

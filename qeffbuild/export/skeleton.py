@@ -21,7 +21,7 @@ from qeffbuild.errors import ModelError
 
 def configuration(said: Mapping[str, Any]) -> Any:
     """config.json -> transformers' configuration object."""
-    model_type = said.get("model_type")
+    model_type = str(said.get("model_type"))
     if model_type not in CONFIG_MAPPING:
         raise ModelError(
             "model.unsupported",
@@ -88,7 +88,7 @@ def _parameters_on_meta() -> Iterator[None]:
             parameter = nn.Parameter(parameter.to("meta"), requires_grad=False)
         register(self, name, parameter)
 
-    nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign]
+    nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""A graph as traced -> the same graph without the arithmetic on constants and shapes that the translation leaves behind.
+"""A graph as traced -> the same graph without the arithmetic on constants and shapes that translation leaves behind.
 
 What remains is what a reader, a lowering and a compiler want to see: the model's own operations, static where they are.
 """
@@ -15,6 +15,7 @@ LARGEST_CONSTANT = 1 << 16  # elements; shapes and indices are a few, tables are
 
 def tidy(graph: ir.Graph) -> None:
     constants = _Constants(graph)
+    constants.take_lifted()
     for node in list(graph):
         constants.fold(node)
         if node.op_type == "Slice":
@@ -22,6 +23,22 @@ def tidy(graph: ir.Graph) -> None:
         elif node.op_type == "Reshape":
             _static_reshape(node, constants)
     remove_dead_nodes(graph)
+    _share_equal_nodes(graph)
+
+
+def _share_equal_nodes(graph: ir.Graph) -> None:
+    """The same operation on the same values is done once: masks and sizes that each layer works out for itself."""
+    seen: dict[tuple[object, ...], ir.Node] = {}
+    for node in list(graph):
+        if node.op_type == "Constant" or any(value.is_graph_output() for value in node.outputs):
+            continue
+        attributes = tuple(sorted((name, str(attribute.value)) for name, attribute in node.attributes.items()))
+        key = (node.domain, node.op_type, *map(id, node.inputs), len(node.outputs), attributes)
+        first = seen.setdefault(key, node)
+        if first is not node:
+            for ours, theirs in zip(node.outputs, first.outputs, strict=True):
+                ours.replace_all_uses_with(theirs)
+            graph.remove(node, safe=True)
 
 
 def remove_dead_nodes(graph: ir.Graph) -> None:
@@ -39,6 +56,13 @@ class _Constants:
         self.front = next(iter(graph))
         self.values: dict[ir.Value, np.ndarray] = {}
         self.made: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
+
+    def take_lifted(self) -> None:
+        """Tensors that the model's code makes out of numbers while it runs are constants, not weights."""
+        for name, value in list(self.graph.initializers.items()):
+            if "lifted_tensor" in name and value.const_value is not None and value.const_value.size <= LARGEST_CONSTANT:
+                value.replace_all_uses_with(self.constant(value.const_value.numpy()))
+                del self.graph.initializers[name]
 
     def fold(self, node: ir.Node) -> None:
         """Replace a node that only rearranges constants by its result."""

@@ -11,9 +11,9 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
+from qeffbuild.export import ops, translations
 from qeffbuild.export.decoder import INPUTS, Decoder
 from qeffbuild.export.interfaces import AttentionChoice, interfaces, use
-from qeffbuild.export import ops, translations
 from qeffbuild.export.transformers_patches import to_onnx_program, traceable
 
 OPSET = 20
@@ -62,7 +62,10 @@ def _free_axes(decoder: Decoder) -> tuple[Any, ...]:
 
 def _name_axes(graph: ir.Graph, decoder: Decoder) -> None:
     """torch's symbols are numbered by chance; ours say what they count, in every shape of the graph."""
-    wanted = {"input_ids": ("batch_size", "seq_len"), "logits_index": ("batch_size", "num_logits")}
+    wanted: dict[str, tuple[str, ...]] = {
+        "input_ids": ("batch_size", "seq_len"),
+        "logits_index": ("batch_size", "num_logits"),
+    }
     for spec in decoder.form.states:
         wanted[spec.name] = tuple(str(axis) for axis in spec.signed().axes)
     names = {}

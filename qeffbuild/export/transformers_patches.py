@@ -115,7 +115,7 @@ def conversion_mapping(model: Any) -> list[Any]:
 @contextlib.contextmanager
 def _without_decompositions() -> Iterator[None]:
     before = _core._prepare_exported_program_for_export
-    _core._prepare_exported_program_for_export = _prepare
+    _core._prepare_exported_program_for_export = _prepare  # type: ignore[assignment]
     try:
         yield
     finally:
@@ -138,16 +138,21 @@ def _prepare(program: torch.export.ExportedProgram, *, registry: Any) -> torch.e
 def _rewrite(graph: torch.fx.Graph, node: torch.fx.Node) -> None:
     if node.target in SPELLINGS:
         node.target = SPELLINGS[node.target]
-    elif node.target is aten.numpy_T.default and node.args[0].meta["val"].dim() == 2:
+    elif node.target is aten.numpy_T.default and _operand(node).meta["val"].dim() == 2:
         node.target = aten.t.default
     elif node.target is torch._C._set_grad_enabled:
         graph.erase_node(node)
-    elif node.target in IDENTITIES or (node.target in CASTS and _dtype(node.args[0]) == _dtype(node)):
+    elif node.target in IDENTITIES or (node.target in CASTS and _dtype(_operand(node)) == _dtype(node)):
         _drop(graph, node)
     elif node.target in CASTS:
         _cast(node)
     elif _works_in_place(node):
         _make_value(node)
+
+
+def _operand(node: torch.fx.Node) -> Any:
+    """What the operator works on; fx's own type for it names everything that an argument can be."""
+    return node.args[0]
 
 
 def _dtype(node: Any) -> torch.dtype:
@@ -164,7 +169,7 @@ def _drop(graph: torch.fx.Graph, node: torch.fx.Node) -> None:
         # The program's signature knows its outputs by name, so this one stays, as a cast to the dtype it has.
         _cast(node)
         return
-    node.replace_all_uses_with(node.args[0])
+    node.replace_all_uses_with(_operand(node))
     graph.erase_node(node)
 
 
@@ -174,8 +179,9 @@ def _works_in_place(node: torch.fx.Node) -> bool:
 
 
 def _make_value(node: torch.fx.Node) -> None:
-    """x.op_(y) -> op(x, y), read by all that would have read x afterwards; only where nothing else shares x's memory."""
-    target, changed = node.target, node.args[0]
+    """x.op_(y) -> op(x, y), read by all who would have read x afterwards; only where nobody shares x's memory."""
+    target: Any = node.target
+    changed = _operand(node)
     packet = getattr(aten, target.overloadpacket.__name__.removesuffix("_"), None)
     plain = getattr(packet, target._overloadname, None)
     if plain is None or _is_view(changed) or any(_is_view(user) for user in changed.users):
@@ -195,7 +201,7 @@ def _is_view(node: torch.fx.Node) -> bool:
     if node.op == "output":
         return False
     if node.target is operator.getitem:
-        return _is_view(node.args[0])
+        return _is_view(_operand(node))
     schema = getattr(node.target, "_schema", None)
     if node.op != "call_function" or schema is None:
         return True

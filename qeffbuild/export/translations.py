@@ -31,7 +31,7 @@ def _chunk(self: Any, chunks: int, dim: int = 0) -> Sequence[Any]:
 
 
 def _slice(self: Any, start: int, stop: int, dim: int) -> Any:
-    bounds = [op.Constant(value_ints=[bound]) for bound in (start, stop, dim)]
+    bounds: list[Any] = [op.Constant(value_ints=[bound]) for bound in (start, stop, dim)]
     return op.Slice(self, *bounds)
 
 

@@ -118,7 +118,7 @@ def aliases(model: nn.Module) -> dict[str, list[str]]:
 
 
 def untie(model: nn.Module, sources: Sources) -> None:
-    """Parameters that the configuration ties but the checkpoint stores apart are two, as when transformers loads them."""
+    """Parameters that the configuration ties but the checkpoint stores apart are two, as transformers loads them."""
     for name, names in aliases(model).items():
         present = [other for other in names if other in sources]
         if name in present[1:] and sources.direct.get(name) != sources.direct.get(present[0]):

@@ -26,7 +26,7 @@ NUMPY = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers")
 
 
-def facts_of(folder: Path) -> dict[str, Any]:
+def _facts_of(folder: Path) -> dict[str, Any]:
     """facts.json of a folder that save_pretrained wrote."""
     tensors: dict[str, Any] = {}
     for path in sorted(folder.glob("*.safetensors")):
@@ -42,7 +42,7 @@ def facts_of(folder: Path) -> dict[str, Any]:
     return {"schema": 1, "config": json.loads((folder / "config.json").read_text()), "tensors": tensors}
 
 
-def small_config(model_type: str, **changes: Any) -> Any:
+def _small_config(model_type: str, **changes: Any) -> Any:
     """A configuration with two layers of each kind (so that most are copies), and `changes`."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -104,17 +104,27 @@ def session_of(graph: Path, checkpoint: Path) -> onnxruntime.InferenceSession:
 
 
 @pytest.fixture(scope="session")
+def facts_of() -> Callable[[Path], dict[str, Any]]:
+    return _facts_of
+
+
+@pytest.fixture(scope="session")
+def small_config() -> Callable[..., Any]:
+    return _small_config
+
+
+@pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Exported]:
     """exported("llama", sliding_window=8, ...) -> Exported; `stored` converts the weights before they are saved."""
 
     def make(model_type: str, *, stored: str = "float32", **changes: Any) -> Exported:
         torch.set_num_threads(1)
         folder = tmp_path_factory.mktemp(model_type)
-        model = small_model(small_config(model_type, **changes))
+        model = small_model(_small_config(model_type, **changes))
         model.to(getattr(torch, stored)).save_pretrained(folder)
         out = folder / "exported"
         out.mkdir()
-        report = export(facts_of(folder), out)
+        report = export(_facts_of(folder), out)
         return Exported(
             model=model.float(),
             report=report,
