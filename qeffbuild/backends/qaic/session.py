@@ -13,14 +13,15 @@ BINDING = "qaicrt"
 
 def open_session(package: Package, *, threads: int | None = None, spinning: bool = False) -> NoReturn:
     """Running on devices is not part of this version: with or without the binding, this says what is missing."""
+    name = package.model["name"]
     if find_spec(BINDING) is None:
         raise AbsentError(
             "backend.absent",
-            f"{package.path.name}: needs a Cloud AI 100 device, and its Python binding {BINDING} is not installed",
+            f"{name}: runs on a Cloud AI 100 device, but its Python binding {BINDING} is not installed",
             hint="install the Cloud AI Platform SDK, or build for this machine with another backend",
         )
     raise AbsentError(
         "backend.absent",
-        f"{package.path.name}: this version builds for Cloud AI 100 but does not run there yet",
+        f"{name}: this version builds for Cloud AI 100 but does not run there yet",
         hint="the program is a file of the package: load it with the SDK's own tools",
     )
