@@ -43,7 +43,7 @@ golden: $(READY) ## write the golden plans anew (look at the difference before y
 
 docs: $(READY) ## write the generated pages anew
 	$(BIN)/python -m qeffbuild.spec.matrix
-	$(BIN)/python -m qeffbuild.spec.reference
+	$(BIN)/python -m qeffbuild.spec.guide
 
 faults: $(READY) ## kill, flip, truncate, race and fill the disk, for long
 	$(BIN)/python tests/faults/run.py --long

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 from importlib import import_module
-from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 
@@ -15,7 +13,7 @@ ENTRY_POINTS = "qeffbuild.backends"  # each names a package with the same files 
 
 def names() -> tuple[str, ...]:
     """Every backend that can be named, sorted."""
-    return tuple(sorted({*_ours(), *(point.name for point in entry_points(group=ENTRY_POINTS))}))
+    return tuple(sorted({*_ours(), *_offered()}))
 
 
 def room(name: str, module: str) -> ModuleType:
@@ -27,9 +25,10 @@ def package_of(name: str) -> str:
     """The dotted name of the package that is this backend. Ours win, and cost no look at what is installed."""
     if name in _ours():
         return f"{__name__}.{name}"
-    for point in entry_points(group=ENTRY_POINTS):
-        if point.name == name:
-            return point.value
+    if place := _offered().get(name):
+        return place
+    import difflib
+
     known = names()
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean backend={close[0]}?" if close else f"backends here: {', '.join(known)}"
@@ -38,3 +37,10 @@ def package_of(name: str) -> str:
 
 def _ours() -> set[str]:
     return {folder.parent.name for folder in Path(__file__).parent.glob("*/options.py")}
+
+
+def _offered() -> dict[str, str]:
+    """Backends of other distributions: name -> package. Looked up late: reading what is installed takes 20 ms."""
+    from importlib.metadata import entry_points
+
+    return {point.name: point.value for point in entry_points(group=ENTRY_POINTS)}
