@@ -166,7 +166,11 @@ def place(leaf: Leaf) -> str:
 def unchanged(step: Step, key: Key, world: World) -> None:
     """What was digested for the key must be what the action has read."""
     for leaf in step.leaves:
-        if world.leaf(leaf) != key.preimage["leaves"][leaf.name]:
+        try:
+            is_same = world.leaf(leaf) == key.preimage["leaves"][leaf.name]
+        except OSError:
+            is_same = False  # it is gone
+        if not is_same:
             raise StepError("step.changed", f"{step.name}: {leaf.path} changed while it was read", hint="build again")
     for module in (step.action, *step.code):
         if world.code(module) != key.preimage["code"][module]:
@@ -201,7 +205,6 @@ def _failure(node: Node, store: Store, error: QeffBuildError) -> Outcome:
         key=node.key,
         result="failed",
         because=(error.message,),
-        peak_rss_mb=getattr(error, "peak_rss_mb", 0),
         log=log if has_log else None,
         error=error,
         variants=node.variants,

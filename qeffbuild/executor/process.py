@@ -136,9 +136,7 @@ class Worker:
     def _finish(self, answer: Mapping[str, Any]) -> int:
         assert self._process is not None
         if error := answer.get("error"):
-            revived = revive(error)
-            revived.peak_rss_mb = answer["peak_rss_mb"]  # type: ignore[attr-defined]
-            raise revived
+            raise revive(error)
         if descendants(self._process.pid):
             self.stop()  # what a step left running could still write into its output
         peak: int = answer["peak_rss_mb"]

@@ -63,7 +63,7 @@ def _carry_out(request: Mapping[str, Any], answer: Answer) -> dict[str, Any]:
     except KeyboardInterrupt:
         raise
     except BaseException as problem:  # SystemExit too: an action that exits has failed
-        return {"error": describe(problem, request), "peak_rss_mb": _peak_mb()}
+        return {"error": describe(problem, request)}
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

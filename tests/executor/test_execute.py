@@ -153,10 +153,11 @@ def test_a_step_whose_check_failed_does_not_run(workshop, results):
     assert results(outcomes) == {"check": "failed", "export": "skipped"}
 
 
-def test_a_leaf_that_changed_while_it_was_read_discards_the_result(workshop):
+@pytest.mark.parametrize("change", ["write_text('two and more')", "unlink()"])
+def test_a_leaf_that_changed_while_it_was_read_discards_the_result(workshop, change):
     source = workshop.folder / "source"
     source.write_text("one")
-    do = (f"pathlib.Path({str(source)!r}).write_text('two and more')",)
+    do = (f"work.leaves['source'].read_text(); pathlib.Path({str(source)!r}).{change}; work.leaves.clear()",)
     leaf = Leaf(name="source", path=str(source))
 
     outcome = workshop.build(workshop.step("fetch", do=do, leaves=(leaf,)))["fetch"]
