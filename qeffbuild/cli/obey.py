@@ -194,7 +194,7 @@ def run(job: Job, call: Call) -> Answer:
         _stream(stream, prompts)
     result = stream.result()
     said = {"schema": 1, "package": str(built.package), **result.as_json()}
-    return Answer(said, told=text.metrics(said["metrics"], Look.of(sys.stderr)))
+    return Answer(said, told=f"\n{text.metrics(said['metrics'], Look.of(sys.stderr))}")
 
 
 def _stream(stream: Any, prompts: tuple[str, ...]) -> None:

@@ -11,7 +11,7 @@ from qeffbuild.errors import StepError
 from qeffbuild.executor.outcome import Outcome
 from qeffbuild.executor.reporter import PlainLines, Reporter, last_lines
 from qeffbuild.plan.types import Step
-from qeffbuild.report.table import Look, seconds
+from qeffbuild.report.table import Look, duration
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -54,7 +54,7 @@ class Bars:
         if name in self._tasks:
             self._drawn().remove_task(self._tasks.pop(name))
         if outcome.result == "built":
-            self._say(f"{self._look.paint('✓', '32')} {name:<10} {seconds(outcome.seconds)} s")
+            self._say(f"{self._look.paint('✓', '32')} {name:<10} {duration(outcome.seconds)}")
         if outcome.result == "failed":
             self._fail(outcome)
 

@@ -86,6 +86,11 @@ def seconds(value: float | None) -> str:
     return f"{minutes // 60}h {minutes % 60:02d}m"
 
 
+def duration(value: float) -> str:
+    """The same in a sentence, with its unit: 4.2 s, 12m 03s."""
+    return f"{seconds(value)} s" if value < 60 else seconds(value)
+
+
 def size(bytes_: float | None) -> str:
     """512 B, 1.4 MB: powers of 1000, as disks are sold."""
     if bytes_ is None:

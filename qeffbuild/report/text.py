@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from time import localtime, strftime
 from typing import Any
 
-from qeffbuild.report.table import Column, Look, seconds, size, table
+from qeffbuild.report.table import Column, Look, duration, seconds, size, table
 
 Document = Mapping[str, Any]
 MEBI = 1 << 20
@@ -34,11 +34,11 @@ def _sum_of_plan(steps: Sequence[Document]) -> str:
     coming = [step["estimate"] for step in steps if step["status"] != "hit"]
     known = [expected["seconds"] for expected in coming if expected]
     if not coming:
-        return f"{len(steps)} steps: {words}; nothing to do"
+        return f"{count(len(steps), 'step')}: {words}; nothing to do"
     if not known:
-        return f"{len(steps)} steps: {words}"
+        return f"{count(len(steps), 'step')}: {words}"
     at_least = "" if len(known) == len(coming) else "at least "
-    return f"{len(steps)} steps: {words}; {at_least}about {seconds(sum(known))} s"
+    return f"{count(len(steps), 'step')}: {words}; {at_least}about {duration(sum(known))}"
 
 
 def outcomes(steps: Sequence[Document], look: Look) -> str:
@@ -60,7 +60,7 @@ def sum_of(steps: Sequence[Document]) -> str:
     counts = Counter(step["result"] for step in steps)
     words = ", ".join(f"{number} {result}" for result, number in counts.items())
     took = sum(step["seconds"] for step in steps)
-    return f"{count(len(steps), 'step')}: {words}, in {seconds(took)} s"
+    return f"{count(len(steps), 'step')}: {words}, in {duration(took)}"
 
 
 def variants(said: Document, look: Look) -> str:
@@ -102,16 +102,17 @@ METRICS: Mapping[str, tuple[str, str]] = {
 
 def metrics(said: Document, look: Look) -> str:
     """The latency figures of a run, or their median, least and most over several."""
-    rows = []
-    for name, value in said.items():
-        words, unit = METRICS.get(name, (name, ""))
-        if isinstance(value, Mapping):
-            rows.append([words, *(figure_of(value[part]) for part in ("median", "min", "max")), unit])
-        else:
-            rows.append([words, figure_of(value), "", "", unit])
     is_spread = any(isinstance(value, Mapping) for value in said.values())
-    columns = [Column(title, True) for title in (["MEDIAN", "MIN", "MAX"] if is_spread else ["VALUE", "", ""])]
-    return table(["FIGURE", *columns, "UNIT"], rows, look)
+    parts = ("median", "min", "max") if is_spread else ("value",)
+    rows = []
+    for name, (words, unit) in METRICS.items():
+        if name not in said:
+            continue
+        values = [said[name][part] for part in parts] if is_spread else [said[name]]
+        if unit == "s" and all(value is not None and value < 1 for value in values):
+            values, unit = [value * 1000 for value in values], "ms"
+        rows.append([words, *map(figure_of, values), unit])
+    return table(["FIGURE", *(Column(part.upper(), True) for part in parts), "UNIT"], rows, look)
 
 
 def evaluation(said: Document, look: Look) -> str:

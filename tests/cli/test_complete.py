@@ -49,7 +49,7 @@ def test_the_real_choices_and_keys_are_offered(qeffbuild: Run) -> None:
 
 def test_bash_completes_what_stands_before_the_cursor(tmp_path: Path) -> None:
     command = tmp_path / "qeffbuild"
-    command.write_text(f"#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m qeffbuild \"$@\"\n")
+    command.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m qeffbuild "$@"\n')
     command.chmod(0o755)
     ask = """
         eval "$(qeffbuild completion bash)"

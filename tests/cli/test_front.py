@@ -34,7 +34,9 @@ def heavy_modules(*words: str, cwd: Path) -> list[str]:
     return done.stderr.splitlines()[-1].split()
 
 
-@pytest.mark.parametrize("words", ["--version", "--help", "build --help", "biuld", "--jsno", "build --to moon", "cache du"])
+@pytest.mark.parametrize(
+    "words", ["--version", "--help", "build --help", "biuld", "--jsno", "build --to moon", "cache du"]
+)
 def test_what_needs_no_configuration_loads_none(words: str, tmp_path: Path) -> None:
     assert heavy_modules(*words.split(), cwd=tmp_path) == []
 
@@ -81,7 +83,9 @@ def test_a_reader_that_leaves_early_ends_it_quietly(qeffbuild: Run, tmp_path: Pa
         ["bash", "-c", f"{sys.executable} -c 'import time; time.sleep(1)' < <({command})"],
         cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    shut = subprocess.run(["bash", "-c", closed], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    shut = subprocess.run(
+        ["bash", "-c", closed], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
 
     assert piped.stderr == ""
     assert "Traceback" not in shut.stderr

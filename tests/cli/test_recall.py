@@ -27,8 +27,8 @@ def recalled(qeffbuild: Run, tmp_path: Path) -> Callable[..., bool]:
     for _ in range(2):
         assert qeffbuild(*WORDS, cwd=tmp_path).returncode == 0
 
-    def ask(*words: str, env: dict[str, str] = {}) -> bool:
-        done = qeffbuild(*WORDS, *words, cwd=tmp_path, env={**env, "PYTHONVERBOSE": "1"})
+    def ask(*words: str) -> bool:
+        done = qeffbuild(*WORDS, *words, cwd=tmp_path, env={"PYTHONVERBOSE": "1"})
         assert done.returncode == 0, done.stderr[-2000:]
         return "qeffbuild.spec.types" not in done.stderr
 

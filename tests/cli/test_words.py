@@ -21,8 +21,8 @@ def test_no_verb_means_run() -> None:
 
 
 def test_verbs_overrides_and_flags_may_come_in_any_order() -> None:
-    one = parse("plan build model=gpt2 --json".split())
-    other = parse("--json plan model=gpt2 build".split())
+    one = parse(["plan", "build", "model=gpt2", "--json"])
+    other = parse(["--json", "plan", "model=gpt2", "build"])
 
     assert one == other
     assert one.calls == (Call("plan"), Call("build"))
