@@ -166,6 +166,16 @@ def test_a_leaf_that_changed_while_it_was_read_discards_the_result(workshop, cha
     assert workshop.store.find(outcome.key.digest) is None
 
 
+def test_a_reference_that_is_no_path_is_located_in_the_worker(workshop, monkeypatch):
+    (workshop.folder / "source").write_text("weights")
+    leaf = Leaf(name="source", path=f"hub:{workshop.folder / 'source'}")
+    monkeypatch.setattr(workshop.world, "leaf", lambda leaf: "0")
+
+    outcome = workshop.build(workshop.step("fetch", leaves=(leaf,)), locate="small_action:locate")["fetch"]
+
+    assert "weights" in (outcome.out / "said").read_text()
+
+
 def test_a_damaged_input_is_built_again(workshop, results):
     fetch, export = workshop.step("fetch"), workshop.step("export", "fetch")
     first = workshop.build(fetch, export)
