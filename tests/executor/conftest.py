@@ -16,6 +16,9 @@ from qeffbuild.store import Store
 ACTIONS = """
 import json, os, pathlib, signal, subprocess, sys, time
 
+def locate(path):
+    return pathlib.Path(path.removeprefix("hub:"))
+
 def run(work):
     with open(work.params["trace"], "a") as trace:
         trace.write(f"{work.name} {os.getpid()}\\n")

@@ -173,6 +173,7 @@ def test_a_reference_that_is_no_path_is_located_in_the_worker(workshop, monkeypa
 
     outcome = workshop.build(workshop.step("fetch", leaves=(leaf,)), locate="small_action:locate")["fetch"]
 
+    assert outcome.error is None
     assert "weights" in (outcome.out / "said").read_text()
 
 
