@@ -86,7 +86,7 @@ class Lab:
         try:
             yield work
         finally:
-            subprocess.run(["chmod", "-R", "u+w", work], check=False)
+            subprocess.run(["chmod", "-R", "u+w", work], check=False, stderr=subprocess.DEVNULL)
             shutil.rmtree(work, ignore_errors=True)
 
     # -- running ------------------------------------------------------------------------------------------------------
