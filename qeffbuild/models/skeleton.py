@@ -76,7 +76,7 @@ def _configuration(folder: Path, facts: Facts, trust_remote_code: bool) -> Any:
 
     try:
         if trust_remote_code and facts.config.get("auto_map"):
-            return AutoConfig.from_pretrained(str(folder), trust_remote_code=True, local_files_only=True)
+            return AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code, local_files_only=True)
         return CONFIG_MAPPING[facts.model_type].from_pretrained(str(folder), local_files_only=True)
     except Exception as problem:
         first = " ".join(str(problem).split())
