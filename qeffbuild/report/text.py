@@ -85,6 +85,9 @@ def variants(said: Document, look: Look) -> str:
 
 
 def _unique(steps: Sequence[Document]) -> str:
+    if any("status" in step for step in steps):
+        new = sum(step["status"] != "hit" for step in steps)
+        return f"{count(len(steps), 'unique step')}, {new} to build"
     ran = sum(step.get("result") == "built" for step in steps)
     return f"{count(len(steps), 'unique step')}, {ran} run"
 
