@@ -1,4 +1,4 @@
-"""What the front costs: CPU time of a build with nothing to do, --version, a misspelt verb and TAB, against an empty Python.
+"""CPU time of a build with nothing to do, --version, a misspelt verb and TAB, against that of an empty Python.
 
     python benchmarks/front.py [--rounds 15] [--json]
 

@@ -35,6 +35,8 @@ def main(words: list[str] | None = None) -> int:
 
 def _answer(words: list[str]) -> int:
     """The shortest way that leads to the answer: what is not needed for it is not even imported."""
+    if words == ["--version"]:
+        return _tell_version()
     from qeffbuild.cli.recall import recall
 
     code = recall(words)
@@ -45,10 +47,7 @@ def _answer(words: list[str]) -> int:
 
     command = parse(words)
     if command.has("--version"):
-        from qeffbuild import __version__
-
-        print(f"qeffbuild {__version__}")
-        return 0
+        return _tell_version()
     if command.has("--help"):
         from qeffbuild.cli.help import help_of
 
@@ -61,6 +60,13 @@ def _answer(words: list[str]) -> int:
     from qeffbuild.cli.obey import obey
 
     return obey(command, words)
+
+
+def _tell_version() -> int:
+    from qeffbuild import __version__
+
+    print(f"qeffbuild {__version__}")
+    return 0
 
 
 def _end_on_signals() -> None:

@@ -188,7 +188,7 @@ def commands(said: Document) -> str:
     """The vendor's command lines, as one would type them."""
     from shlex import join
 
-    return "\n".join(f"$ {join(argv)}" for argv in said["commands"])
+    return "\n".join(join(argv) for argv in said["commands"])
 
 
 def doctor(said: Document, look: Look) -> str:
