@@ -20,6 +20,7 @@ from qeffbuild.export.decoder import Decoder
 from qeffbuild.export.finish import finish
 from qeffbuild.export.interfaces import AttentionChoice, interfaces, use
 from qeffbuild.export.recipes import RECIPES, Recipe
+from qeffbuild.export.rotary import chosen_tables
 from qeffbuild.export.states import CacheForm, StateSpec, probe
 from qeffbuild.export.tidy import tidy
 from qeffbuild.export.trace import trace
@@ -181,7 +182,7 @@ def _trace(
 ) -> tuple[ir.Model, CacheForm, str | None]:
     """The graph, tidied; by decompositions only where it is not to be had without them, and then why."""
     use(model, "eager")
-    with mode, interfaces(choice):
+    with mode, interfaces(choice), chosen_tables(model):
         form = probe(model)
     decoder = Decoder(model, form, recipe)
     reason = None

@@ -13,6 +13,7 @@ from torch import nn
 from qeffbuild.export.decoder import Decoder
 from qeffbuild.export.interfaces import AttentionChoice, interfaces, use
 from qeffbuild.export.recipes import Recipe
+from qeffbuild.export.rotary import chosen_tables
 from qeffbuild.export.shrink import WORDS
 from qeffbuild.export.states import CacheForm
 
@@ -39,7 +40,7 @@ def check(
     use(model, recipe.attention)
     choice = AttentionChoice()
     decoder = Decoder(model, form, recipe)
-    with interfaces(choice):
+    with interfaces(choice), chosen_tables(model):
         choice.measuring = True
         _measure(decoder)
         choice.measuring = False

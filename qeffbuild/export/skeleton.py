@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from qeffbuild.errors import ModelError
+from qeffbuild.export.rotary import add_long_tables
 
 
 def configuration(said: Mapping[str, Any]) -> Any:
@@ -76,6 +77,7 @@ def _model(config: Any) -> nn.Module:
     # A copy, because `interfaces.use` writes into the configuration that the model holds.
     said = copy.deepcopy(config)
     model = AutoModelForCausalLM.from_config(said, dtype=torch.float32, attn_implementation="eager")
+    add_long_tables(model)
     return model.eval().requires_grad_(False)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx_ir as ir
 
+BFLOAT16_ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div"})
 LARGEST_CONSTANT = 1 << 16  # elements; shapes and indices are a few, tables are the model's own
 
 
@@ -22,8 +23,27 @@ def tidy(graph: ir.Graph) -> None:
             _drop_whole_slice(node, constants)
         elif node.op_type == "Reshape":
             _static_reshape(node, constants)
+        elif node.op_type in BFLOAT16_ARITHMETIC:
+            _in_float32(graph, node)
     remove_dead_nodes(graph)
     _share_equal_nodes(graph)
+
+
+def _in_float32(graph: ir.Graph, node: ir.Node) -> None:
+    """bfloat16 arithmetic as float32 arithmetic and a rounding: the same numbers, where no runtime has the former."""
+    result = node.outputs[0]
+    if result.dtype != ir.DataType.BFLOAT16:
+        return
+    for index, value in enumerate(node.inputs):
+        widened = ir.node("Cast", [value], {"to": int(ir.DataType.FLOAT)})
+        graph.insert_before(node, widened)
+        node.replace_input_with(index, widened.outputs[0])
+    rounded = ir.node("Cast", [result], {"to": int(ir.DataType.BFLOAT16)})
+    rounded.outputs[0].shape, rounded.outputs[0].type = result.shape, ir.TensorType(ir.DataType.BFLOAT16)
+    result.replace_all_uses_with(rounded.outputs[0])
+    rounded.replace_input_with(0, result)
+    result.type = ir.TensorType(ir.DataType.FLOAT)
+    graph.insert_after(node, rounded)
 
 
 def _share_equal_nodes(graph: ir.Graph) -> None:

@@ -14,6 +14,7 @@ import torch
 from qeffbuild.export import ops, translations
 from qeffbuild.export.decoder import INPUTS, Decoder
 from qeffbuild.export.interfaces import AttentionChoice, interfaces, use
+from qeffbuild.export.rotary import chosen_tables
 from qeffbuild.export.transformers_patches import to_onnx_program, traceable
 
 OPSET = 20
@@ -26,7 +27,7 @@ def trace(decoder: Decoder, choice: AttentionChoice, *, decompose: bool) -> ir.M
     """One graph for prefill and decode. Scopes stay in the nodes' metadata: `layers` finds the layers by them."""
     specs = decoder.form.states
     use(decoder.model, decoder.recipe.attention)
-    with interfaces(choice), traceable(decoder.model):
+    with interfaces(choice), chosen_tables(decoder.model), traceable(decoder.model):
         program = torch.export.export(decoder, _example(decoder), dynamic_shapes=_free_axes(decoder), strict=False)
     names = [*INPUTS, *(spec.name for spec in specs)]
     outputs = ["logits", *(spec.output for spec in specs)]

@@ -94,6 +94,17 @@ class Exported:
         """PyTorch's logits at every position of one row, all at once and without a cache."""
         return self.model(input_ids=torch.tensor([list(tokens)]), use_cache=False).logits[0].numpy()
 
+    @torch.no_grad()
+    def cached_reference(self, prompt: Sequence[int], decoded: Sequence[int]) -> np.ndarray:
+        """PyTorch's last logits after the prompt and after each decoded token, with its own cache."""
+        out = self.model(input_ids=torch.tensor([list(prompt)]), use_cache=True)
+        said = [out.logits[0, -1]]
+        for token in decoded:
+            past = out.past_key_values
+            out = self.model(input_ids=torch.tensor([[token]]), past_key_values=past, use_cache=True)
+            said.append(out.logits[0, -1])
+        return torch.stack(said).numpy()
+
 
 def session_of(graph: Path, checkpoint: Path) -> onnxruntime.InferenceSession:
     lowered = checkpoint / "lowered.onnx"
@@ -121,7 +132,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Exported
         torch.set_num_threads(1)
         folder = tmp_path_factory.mktemp(model_type)
         model = small_model(_small_config(model_type, **changes))
-        model.to(getattr(torch, stored)).save_pretrained(folder)
+        for parameter in model.parameters():  # not the rotary tables, which no checkpoint holds
+            parameter.data = parameter.to(getattr(torch, stored))
+        model.save_pretrained(folder)
         out = folder / "exported"
         out.mkdir()
         report = export(_facts_of(folder), out)
