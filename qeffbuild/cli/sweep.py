@@ -173,9 +173,11 @@ class Task:
         }
         shown = as_text(said) if self.command.has("--json") else text.variants(said, Look.of(sys.stdout))
         show(shown)
-        for at, variant in enumerate(self.variants, 1):
-            if variant.error is not None:
-                print(f"variant {at}: {variant.error}", file=sys.stderr)
+        failed = [(at, variant.error) for at, variant in enumerate(self.variants, 1) if variant.error is not None]
+        for at, error in failed[:TOLD]:
+            print(f"variant {at}: {error}", file=sys.stderr)
+        if len(failed) > TOLD:
+            print(f"and {len(failed) - TOLD} more: --json has them all", file=sys.stderr)
         return shown
 
     def _load(self, variant: Variant, at: int) -> None:
@@ -233,6 +235,7 @@ class collecting:
 
 
 INTERRUPTED = 130
+TOLD = 20  # errors; the document has them all
 
 
 def compose_all(jobs: Sequence[Sequence[str]]) -> list[Variant]:

@@ -19,7 +19,7 @@ from qeffbuild.errors import QeffBuildError
 from qeffbuild.report.table import size
 from qeffbuild.store import disk
 
-NEEDED = ("torch", "transformers", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "hydra-core", "omegaconf", "jinja2")
+NEEDED = ("torch", "transformers", "onnx", "onnxscript", "onnx-ir", "hydra-core", "omegaconf", "jinja2")
 STORAGE = ("cache", "free space", "writable", "locks")  # checks without which nothing can be kept
 LEAST_FREE = 2 << 30  # bytes: a small model, its graph and its package
 

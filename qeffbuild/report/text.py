@@ -70,7 +70,7 @@ def variants(said: Document, look: Look) -> str:
     names = [
         key for key in ("result", "package", "folder", "steps_to_build") if any(key in variant for variant in found)
     ]
-    figures = sorted({key for variant in found for key in variant.get("figures", {})})
+    figures = [name for name in FIGURES if any(name in variant.get("figures", {}) for variant in found)]
     columns: list[Column | str] = [Column("#", True), "VARIANT"]
     columns += [Column(figure.upper(), True) for figure in figures]
     columns += [name.replace("_", " ").upper() for name in names]
@@ -82,6 +82,10 @@ def variants(said: Document, look: Look) -> str:
     counts = Counter("failed" if variant["exit_code"] else "done" for variant in found)
     ended = ", ".join(f"{counts[word]} {word}" for word in ("done", "failed") if counts[word])
     return f"{table(columns, rows, look)}\n{count(len(found), 'variant')}: {ended}; {_unique(said['steps'])}"
+
+
+# Of all the figures that a variant may have, those by which one chooses.
+FIGURES = ("ttft_s", "prefill_tokens_per_s", "decode_tokens_per_s", "perplexity", "token_agreement")
 
 
 def _unique(steps: Sequence[Document]) -> str:
