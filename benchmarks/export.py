@@ -1,4 +1,4 @@
-"""What an export costs: CPU seconds beyond imports and peak memory, for GPT-2 124M and a llama of 1.1 billion parameters.
+"""What an export costs: CPU seconds beyond imports and peak memory, for GPT-2 124M and a llama of 1.1 billion weights.
 
 The weights are sparse files of the right sizes, so nothing big is written; each run is a process of its own, and the
 models take turns, so that a busy moment of the machine does not fall on one of them alone.
