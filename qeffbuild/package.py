@@ -16,6 +16,7 @@ from qeffbuild.signature import IoSignature
 
 MANIFEST = "manifest.json"
 PROVENANCE = "provenance.json"
+TOKENIZER = "tokenizer"
 SCHEMA = 1
 
 _REQUIRED = ("backend", "task", "graphs", "specialization", "model", "quantization", "tokenizer", "files", "digest")
@@ -103,6 +104,50 @@ def write_manifest(folder: Path, facts: Mapping[str, Any], known: Mapping[str, s
     manifest["digest"] = _self_digest(manifest)
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
     return Package(folder, manifest)
+
+
+def model_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What the runtime has to know of the model. The generation config has the last word, as in transformers."""
+    config = facts["config"]
+    said = {**config.get("text_config", {}), **config, **(facts["generation_config"] or {})}
+    eos = said.get("eos_token_id")
+    # GPT-2's and MPT's words for the longest context; whoever has none says nothing of it.
+    longest = next(
+        (said[key] for key in ("max_position_embeddings", "n_positions", "max_seq_len") if key in said), None
+    )
+    return {
+        "model_type": config["model_type"],
+        "name": next(iter(config.get("architectures") or [config["model_type"]])),
+        "vocab_size": said["vocab_size"],
+        "eos_token_id": eos if isinstance(eos, list) else [] if eos is None else [eos],
+        "bos_token_id": said.get("bos_token_id"),
+        "pad_token_id": said.get("pad_token_id"),
+        "max_position_embeddings": longest,
+    }
+
+
+def write_provenance(
+    folder: Path, params: Mapping[str, Any], fetched: Mapping[str, Any], known: Mapping[str, str] | None = None
+) -> None:
+    """An in-toto statement with a SLSA v1 predicate: what was made, from what, by which words. No time, no place."""
+    known = known or {}
+    made = {rel: known.get(rel) or digest_of(folder / rel) for rel in members(folder)}
+    statement = {
+        "_type": "https://in-toto.io/Statement/v1",
+        "predicateType": "https://slsa.dev/provenance/v1",
+        "subject": [{"name": rel, "digest": {"sha256": made[rel]}} for rel in sorted(made)],
+        "predicate": {
+            "buildDefinition": {
+                "buildType": "urn:qeffbuild:package:v1",
+                "externalParameters": dict(params),
+                "resolvedDependencies": [
+                    {"name": rel, "digest": {"sha256": fetched[rel]["sha256"]}} for rel in sorted(fetched)
+                ],
+            },
+            "runDetails": {"builder": {"id": "urn:qeffbuild:local"}},
+        },
+    }
+    (folder / PROVENANCE).write_text(json.dumps(statement, indent=1, sort_keys=True) + "\n")
 
 
 def members(folder: Path) -> Iterator[str]:

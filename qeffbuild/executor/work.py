@@ -14,7 +14,7 @@ def _silent(fraction: float, what: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """`inputs` maps a role to the finished (read-only) folder of the step that fills it, `leaves` a leaf to its path."""
+    """`inputs` maps a role to the finished (read-only) folder of its step, `leaves` a leaf to its path."""
 
     name: str
     params: Mapping[str, Any]

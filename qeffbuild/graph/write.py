@@ -45,6 +45,7 @@ def write_weights(
     wanted = [value for value in frontier(graph, foldable) if value.const_value is not None or sources(value)]
     stored: dict[str, ir.Value] = {}
     origins: dict[ir.Value, str] = {}
+    replaced: list[tuple[ir.Value, ir.Value]] = []
     with data.open("wb") as file:
         output = DataFile(file)
         for done, value in enumerate(wanted):
@@ -54,8 +55,11 @@ def write_weights(
                 name = value.name or f"weight_{done}"
                 stored[key] = stored_value(name, compute(value, weights), output, data.name)
                 origins[stored[key]] = _origin(value)
-            _replace(graph, value, stored[key])
+            replaced.append((value, stored[key]))
         written = Written(output.position, output.digest.hexdigest(), output.tensors)
+    # Only now: a tensor may be used as it is and transposed, too, and each is computed from the original.
+    for old, new in replaced:
+        _replace(graph, old, new)
     remove_unread(graph)
     for value, origin in origins.items():
         if origin and origin not in graph.initializers:

@@ -8,12 +8,12 @@ from qeffbuild.models.facts import Facts, read_facts
 from qeffbuild.models.files import listing
 from qeffbuild.models.fit import fit
 from qeffbuild.models.hub import locate, pin
-from qeffbuild.models.tokenizer import load_tokenizer
+from qeffbuild.models.tokenizer import load_tokenizer, save_tokenizer
 from qeffbuild.models.weights import Tensor
 
 DEMO = Path(__file__).parent / "demo"
 
-__all__ = ["DEMO", "Facts", "Tensor", "checkpoint", "fit", "listing", "load_tokenizer", "locate", "pin", "read_facts"]
+__all__ = ["DEMO", "Facts", "Tensor", "checkpoint", "fit", "listing", "load_tokenizer", "locate", "pin", "read_facts", "save_tokenizer"]
 
 
 def checkpoint(fetched: Path, leaf: Path | None) -> Path:

@@ -1,7 +1,11 @@
-"""The tokenizer of a model folder, loaded on demand and held against the model."""
+"""The tokenizer of a model folder: loaded on demand, held against the model, written as transformers reads it."""
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -50,3 +54,39 @@ def refuse_misfit(folder: Path, tokenizer: Any, facts: Facts) -> None:
         if size is not None and isinstance(said_id, int) and not -1 <= said_id < size:
             found = f"config.json: {name}_token_id is {said_id}, but vocab_size is {size}"
             raise ModelError("model.tokenizer", found, where=str(folder))
+
+
+_FILES = frozenset({
+    *_VOCABULARIES, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt", "tekken.json",
+    "chat_template.jinja", "chat_template.json",
+})  # fmt: skip
+_PLACE = ("is_local", "local_files_only", "name_or_path")  # of tokenizer_config.json: where it was read, not what it is
+
+
+def save_tokenizer(checkpoint: Path, fetched: Mapping[str, Any], out: Path) -> bool:
+    """Writes the tokenizer of `checkpoint` as transformers understands it; False where there is none.
+
+    transformers rebuilds some tokenizers (llama, gemma, qwen2) by rules of its own, so that the tokenizer.json of the
+    checkpoint alone gives other ids for some texts. What it saves again gives its ids to every reader.
+    """
+    names = sorted(_FILES & set(fetched))
+    if not names:
+        return False
+    for name in names:
+        if sha256((checkpoint / name).read_bytes()).hexdigest() != fetched[name]["sha256"]:
+            raise ModelError("model.changed", f"{name} changed while the build ran", hint="run the build again")
+    out.mkdir()
+    if _needs_code(checkpoint):  # only its own code can read it; that code comes along
+        for name in [*names, "config.json", *(name for name in fetched if name.endswith(".py"))]:
+            shutil.copyfile(checkpoint / name, out / name)
+        return True
+    load_tokenizer(checkpoint).save_pretrained(out)
+    config = out / "tokenizer_config.json"
+    said = {key: value for key, value in json.loads(config.read_text()).items() if key not in _PLACE}
+    config.write_text(json.dumps(said, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    return True
+
+
+def _needs_code(folder: Path) -> bool:
+    config = folder / "tokenizer_config.json"
+    return config.is_file() and "auto_map" in json.loads(config.read_text())

@@ -85,7 +85,7 @@ class SpecializationSpec:
     num_speculative_tokens: tuple[int, ...] = option(
         (),
         "draft tokens that one target run verifies; several values compile several",
-        low=1,
+        low=0,
         high=256,
         one_or_many=True,
     )

@@ -11,6 +11,8 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from safetensors.numpy import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from qeffbuild.graph.emit import Emitter
 from qeffbuild.graph.files import save_graph
@@ -145,7 +147,8 @@ def _write_texts(checkpoint: Path) -> None:
     config: dict[str, Any] = {"model_type": "hand", "architectures": ["HandForCausalLM"], "vocab_size": VOCABULARY}
     config |= {"n_positions": POSITIONS, "eos_token_id": EOS}
     (checkpoint / "config.json").write_text(json.dumps(config))
-    (checkpoint / "tokenizer.json").write_text("{}")
+    words = {f"w{place}": place for place in range(VOCABULARY)}
+    Tokenizer(WordLevel(words, unk_token="w0")).save(str(checkpoint / "tokenizer.json"))
     (checkpoint / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
 
 

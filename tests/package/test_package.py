@@ -15,7 +15,7 @@ from qeffbuild.errors import ModelError, StepError, VerificationError
 from qeffbuild.package import MANIFEST, Package, digest_of, members, write_manifest
 
 MEMBERS = ["decoder.data", "decoder.onnx", "provenance.json"] + [
-    f"tokenizer/{name}" for name in ("config.json", "tokenizer.json", "tokenizer_config.json")
+    f"tokenizer/{name}" for name in ("tokenizer.json", "tokenizer_config.json")
 ]
 
 

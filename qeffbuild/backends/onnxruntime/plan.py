@@ -75,13 +75,8 @@ def _package(spec: BuildSpec, graph: str, quantized: bool) -> Step:
             **({"quantized": "quantize"} if quantized else {}),
         },
         leaves=model_leaves(spec.model),
-        code=(
-            "qeffbuild.graph",
-            "qeffbuild.package",
-            "qeffbuild.signature",
-            _SESSION,
-        ),
-        tools=_GRAPH_TOOLS,
+        code=("qeffbuild.graph", "qeffbuild.models.tokenizer", "qeffbuild.package", "qeffbuild.signature", _SESSION),
+        tools=(*_GRAPH_TOOLS, "tokenizers", "transformers"),
     )
 
 

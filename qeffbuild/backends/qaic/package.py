@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 
-from qeffbuild.actions.package import _copy_tokenizer, _model_facts, _provenance
 from qeffbuild.backends.qaic.command import OUTPUT, PROGRAM, SPECIALIZATIONS
 from qeffbuild.executor.work import Work
 from qeffbuild.graph.weights import checkpoint_folder
-from qeffbuild.package import PROVENANCE, digest_of, members, write_manifest
+from qeffbuild.models import save_tokenizer
+from qeffbuild.package import TOKENIZER, model_facts, write_manifest, write_provenance
 from qeffbuild.signature import IoSignature
 
 
@@ -21,24 +21,21 @@ def run(work: Work) -> None:
     shutil.copytree(work.inputs["compiled"] / OUTPUT, work.out / OUTPUT)
     # The runtime reads the sizes of its buffers from the specializations, by their names.
     shutil.copyfile(work.inputs["documents"] / SPECIALIZATIONS, work.out / SPECIALIZATIONS)
-    has_tokenizer = _copy_tokenizer(checkpoint.path, fetched, work.out)
-
-    known = {rel: digest_of(work.out / rel) for rel in members(work.out)}
-    provenance = _provenance(work.params, known, fetched)
-    (work.out / PROVENANCE).write_text(json.dumps(provenance, indent=1, sort_keys=True) + "\n")
+    has_tokenizer = save_tokenizer(checkpoint.path, fetched, work.out / TOKENIZER)
+    write_provenance(work.out, work.params, fetched)
     signature = IoSignature.load(work.inputs["documents"] / "io.json")
     manifest = {
         "backend": "qaic",
         "task": facts["task"],
         "graphs": {"decoder": {"file": f"{OUTPUT}/{PROGRAM}", "signature": signature.as_json()}},
         "specialization": work.params["specialization"],
-        "model": _model_facts(facts),
+        "model": model_facts(facts),
         "quantization": {
             "method": "none",
             "mxfp6_matmul": work.params["mxfp6_matmul"],
             "mxint8_kv_cache": work.params["mxint8_kv_cache"],
         },
         "devices": work.params["num_devices"],
-        "tokenizer": "tokenizer" if has_tokenizer else None,
+        "tokenizer": TOKENIZER if has_tokenizer else None,
     }
-    write_manifest(work.out, manifest, known)
+    write_manifest(work.out, manifest)

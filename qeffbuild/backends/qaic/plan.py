@@ -137,7 +137,8 @@ def _package(spec: BuildSpec) -> Step:
         },
         inputs={"compiled": "compile", "documents": "render", "model": "fetch"},
         leaves=model_leaves(spec.model),
-        code=("qeffbuild.actions.package", "qeffbuild.package", "qeffbuild.signature", *_rooms("command")),
+        code=("qeffbuild.models.tokenizer", "qeffbuild.package", "qeffbuild.signature", *_rooms("command")),
+        tools=("tokenizers", "transformers"),
     )
 
 
