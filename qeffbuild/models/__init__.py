@@ -13,7 +13,19 @@ from qeffbuild.models.weights import Tensor
 
 DEMO = Path(__file__).parent / "demo"
 
-__all__ = ["DEMO", "Facts", "Tensor", "checkpoint", "fit", "listing", "load_tokenizer", "locate", "pin", "read_facts", "save_tokenizer"]
+__all__ = [
+    "DEMO",
+    "Facts",
+    "Tensor",
+    "checkpoint",
+    "fit",
+    "listing",
+    "load_tokenizer",
+    "locate",
+    "pin",
+    "read_facts",
+    "save_tokenizer",
+]
 
 
 def checkpoint(fetched: Path, leaf: Path | None) -> Path:
