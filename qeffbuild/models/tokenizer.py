@@ -60,7 +60,8 @@ _FILES = frozenset({
     *_VOCABULARIES, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt", "tekken.json",
     "chat_template.jinja", "chat_template.json",
 })  # fmt: skip
-_PLACE = ("is_local", "local_files_only", "name_or_path")  # in tokenizer_config.json: where it was read, not what it is
+# Of tokenizer_config.json: where it was read, not what it is.
+_PLACE = ("is_local", "local_files_only", "name_or_path")
 
 
 def save_tokenizer(checkpoint: Path, fetched: Mapping[str, Any], out: Path) -> bool:
