@@ -44,7 +44,12 @@ def _front(spec: BuildSpec) -> tuple[Step, Step, Step]:
         name="fetch",
         action="qeffbuild.actions.fetch",
         params=_origin(model),
-        reads={"model_type": "model.model_type", "seed": "model.scale", "trust_remote_code": "model.trust_remote_code"},
+        reads={
+            "scale": "model.scale",
+            "model_type": "model.model_type",
+            "allow_pickle": "model.allow_pickle",
+            "trust_remote_code": "model.trust_remote_code",
+        },
         leaves=model_leaves(model),
         code=("qeffbuild.models",),
         tools=("torch", "transformers") if model.scale == "tiny" else (),

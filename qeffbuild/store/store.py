@@ -95,8 +95,10 @@ class Store:
         return record if record.key == key else None
 
     def nearest(self, name: str, preimage: Preimage) -> Record | None:
-        """The earlier entry of that step name which differs least."""
-        records = self._records_named(name)
+        """The earlier entry of that step name and action which differs least."""
+        records = [
+            record for record in self._records_named(name) if record.preimage.get("action") == preimage.get("action")
+        ]
         return min(records, key=lambda record: distance(record.preimage, preimage), default=None)
 
     def why(self, step: Step, key: Key) -> tuple[str, ...]:
