@@ -1,15 +1,17 @@
 """All private API that the export stands on, in one place: transformers.exporters and torch.onnx internals.
 
 transformers ships patches that make its models traceable and ONNX-convertible, but only behind an exporter class that
-wants real weights and writes no retained state; so the registries behind that class are used directly. torch.onnx runs
-`run_decompositions` first, which is four fifths of its time; a handful of rewrites does what our graphs need of it.
+wants real weights and writes no retained state; so the registries behind that class are used directly. torch.onnx spends
+most of its time on what one graph does not need (decompositions, signatures of a thousand translations, a second run of
+every node), so its parts are called one by one.
 Written against transformers 5.23 and torch 2.13; a name that has moved is reported as a missing tool, not as a bug.
 """
 
 from __future__ import annotations
 
 import contextlib
-import operator
+import logging
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -18,9 +20,15 @@ import torch
 from torch import nn
 
 from qeffbuild.errors import AbsentError
+from qeffbuild.export.rewrites import rewrite
 
 try:
-    from torch.onnx._internal.exporter import _core, _fx_passes
+    from onnxscript.function_libs.torch_lib import ops as _translations_of_onnxscript  # noqa: F401  fills the registry
+    from onnxscript.function_libs.torch_lib.registration import default_registry
+    from torch.onnx._internal.exporter import _core
+    from torch.onnx._internal.exporter._registration import ONNXRegistry, OnnxDecompMeta
+    from torch.onnx._internal.exporter._torchlib._torchlib_registry import get_torchlib_ops
+    from torch.onnx._internal.fx.passes import type_promotion
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
     from transformers.exporters import exporter_dynamo, exporter_onnx
@@ -42,33 +50,15 @@ __all__ = [
     "traceable",
 ]
 
-aten = torch.ops.aten
-
-# What these do to a value matters to PyTorch's memory, not to a graph of values.
-IDENTITIES = frozenset(
-    {
-        aten.contiguous.default,
-        aten.clone.default,
-        aten.dropout.default,
-        aten.detach.default,
-        aten.detach_.default,
-        aten.alias.default,
-        aten.lift_fresh_copy.default,
-    }
-)
-CASTS = frozenset({aten.to.dtype, aten.to.dtype_layout, aten.to.device})
-SPELLINGS = {aten.__and__.Tensor: aten.bitwise_and.Tensor, aten.__or__.Tensor: aten.bitwise_or.Tensor}
+Translations = Mapping[Any, Callable[..., Any]]
 
 
 @contextlib.contextmanager
 def traceable(model: nn.Module) -> Iterator[None]:
     """transformers' own replacements of what torch.export cannot trace, for the length of the block."""
-    with (
-        torch.no_grad(),
-        exporter_utils.apply_patches("dynamo"),
-        exporter_utils.apply_patches("onnx"),
-        exporter_dynamo.reset_model_state(model),
-    ):
+    # Where each node comes from in the sources is read by nobody, so it is not looked up.
+    untraced = exporter_utils.patch_attribute(torch.fx.config, "do_not_emit_stack_traces", lambda before: True)
+    with torch.no_grad(), _patched("dynamo"), _patched("onnx"), exporter_dynamo.reset_model_state(model), untraced:
         yield
 
 
@@ -77,31 +67,24 @@ def to_onnx_program(
     *,
     input_names: list[str],
     output_names: list[str],
-    translations: Mapping[Any, Callable[..., Any]],
+    translations: Translations,
     opset: int,
     decompose: bool,
 ) -> Any:
     """torch.onnx.export under transformers' fixes; the result's `model` is an onnx_ir.Model."""
     table = {**exporter_onnx._ONNX_TRANSLATION_TABLE, **translations}
-    with (
-        exporter_utils.apply_patches("onnx"),
-        contextlib.nullcontext() if decompose else _without_decompositions(),
-        warnings.catch_warnings(),
-        torch.no_grad(),
-    ):
-        warnings.simplefilter("ignore")
+    with _patched("onnx"), _quiet(), torch.no_grad():
         exporter_utils.apply_fx_node_fixes("onnx", program.graph_module)
-        made = torch.onnx.export(
-            program,
-            args=(),
-            input_names=input_names,
-            output_names=output_names,
-            custom_translation_table=table,
-            opset_version=opset,
-            optimize=False,
-            verbose=False,
-        )
-    assert made is not None
+        with contextlib.nullcontext() if decompose else _without_decompositions():
+            made = _core.export(
+                program,
+                registry=_complete_registry(table, opset) if decompose else _Registry(table, opset),
+                input_names=input_names,
+                output_names=output_names,
+                opset_version=opset,
+                optimize=False,
+                verbose=False,
+            )
     exporter_onnx._name_graph_outputs(made.model.graph, output_names)
     exporter_onnx.apply_onnx_ir_fixes(made)
     return made
@@ -110,6 +93,83 @@ def to_onnx_program(
 def conversion_mapping(model: Any) -> list[Any]:
     """transformers' rules from checkpoint tensors to this model's parameters: renamings and converters."""
     return get_model_conversion_mapping(model)
+
+
+@contextlib.contextmanager
+def _patched(backend: str) -> Iterator[None]:
+    """transformers' patches for a backend, but those of other models: applying one would import its model first."""
+    patches = [
+        (exporter_utils.import_dotted_path(path), attribute, factory)
+        for path, attribute, factory in exporter_utils._PATCHES[backend]
+        if _is_loaded(path)
+    ]
+    with exporter_utils.patch_attributes(patches):
+        yield
+
+
+def _is_loaded(path: str) -> bool:
+    parts = path.split(".")
+    return parts[:2] != ["transformers", "models"] or ".".join(parts[:4]) in sys.modules
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """torch.onnx warns of translations whose arguments have no plain types; they are found by their operator alone."""
+    talk = logging.getLogger("torch.onnx._internal.exporter")
+    before = talk.level
+    talk.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        talk.setLevel(before)
+
+
+class _Registry(ONNXRegistry):
+    """torch.onnx's translations, read up when an operator is met: most of a thousand never are."""
+
+    def __init__(self, table: Translations, opset: int) -> None:
+        super().__init__()
+        self._opset_version = opset
+        self.table = table
+        self.of_torch: dict[Any, list[OnnxDecompMeta]] = {}
+        for meta in get_torchlib_ops():
+            self.of_torch.setdefault(meta.fx_target, []).append(meta)
+
+    def get_decomps(self, target: Any) -> list[OnnxDecompMeta]:
+        name = target.name() if isinstance(target, torch._ops.OpOverload) else target
+        if name not in self.functions:
+            self.functions[name] = list(self._found(target))
+        return super().get_decomps(target)
+
+    def _found(self, target: Any) -> Iterator[OnnxDecompMeta]:
+        if target in self.table:
+            yield OnnxDecompMeta(self.table[target], target, signature=None, is_custom=True)
+            return
+        known = [meta for meta in self.of_torch.get(target, []) if meta.opset_introduced <= self.opset_version]
+        newest = max((meta.opset_introduced for meta in known), default=0)
+        yield from (meta for meta in known if meta.opset_introduced == newest)
+        if known:
+            return
+        for function in _of_onnxscript(target):
+            yield OnnxDecompMeta(function, target, signature=None)
+
+
+def _of_onnxscript(target: Any) -> list[Any]:
+    if isinstance(target, torch._ops.OpOverload):
+        name = target.name()
+    else:
+        name = f"{getattr(target, '__module__', '')}::{getattr(target, '__name__', '')}"
+    return list(default_registry[name].overloads) if name in default_registry else []
+
+
+def _complete_registry(table: Translations, opset: int) -> ONNXRegistry:
+    """Every translation: what has one is what decompositions stop at."""
+    registry = ONNXRegistry.from_torchlib(opset_version=opset)
+    for target, function in table.items():
+        registry.register_op(target, function)
+    return registry
 
 
 @contextlib.contextmanager
@@ -125,84 +185,22 @@ def _without_decompositions() -> Iterator[None]:
 def _prepare(program: torch.export.ExportedProgram, *, registry: Any) -> torch.export.ExportedProgram:
     """What torch.onnx does before it converts, with rewrites in place of decompositions."""
     module = program.graph_module
-    _fx_passes.insert_type_promotion_nodes(module)
-    for node in list(module.graph.nodes):
-        if node.op == "call_function":
-            _rewrite(module.graph, node)
-    module.graph.eliminate_dead_code()
-    module.recompile()
+    promotion = type_promotion.InsertTypePromotion(module)
+    promotion.interpreter = _Promotion(module, type_promotion.TypePromotionTable())
+    promotion.run()
+    rewrite(module)
     exporter_utils.apply_fx_node_fixes("onnx", module)
     return program
 
 
-def _rewrite(graph: torch.fx.Graph, node: torch.fx.Node) -> None:
-    if node.target in SPELLINGS:
-        node.target = SPELLINGS[node.target]
-    elif node.target is aten.numpy_T.default and _operand(node).meta["val"].dim() == 2:
-        node.target = aten.t.default
-    elif node.target is torch._C._set_grad_enabled:
-        graph.erase_node(node)
-    elif node.target in IDENTITIES or (node.target in CASTS and _dtype(_operand(node)) == _dtype(node)):
-        _drop(graph, node)
-    elif node.target in CASTS:
-        _cast(node)
-    elif _works_in_place(node):
-        _make_value(node)
+class _Promotion(type_promotion._TypePromotionInterpreter):
+    """Makes promotions explicit; runs again only those nodes to which something was done."""
 
-
-def _operand(node: torch.fx.Node) -> Any:
-    """What the operator works on; fx's own type for it names everything that an argument can be."""
-    return node.args[0]
-
-
-def _dtype(node: Any) -> torch.dtype:
-    return node.meta["val"].dtype
-
-
-def _cast(node: torch.fx.Node) -> None:
-    node.target, node.kwargs = aten._to_copy.default, {"dtype": _dtype(node)}
-    node.args = node.args[:1]
-
-
-def _drop(graph: torch.fx.Graph, node: torch.fx.Node) -> None:
-    if any(user.op == "output" for user in node.users):
-        # The program's signature knows its outputs by name, so this one stays, as a cast to the dtype it has.
-        _cast(node)
-        return
-    node.replace_all_uses_with(_operand(node))
-    graph.erase_node(node)
-
-
-def _works_in_place(node: torch.fx.Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and schema.is_mutable
-
-
-def _make_value(node: torch.fx.Node) -> None:
-    """x.op_(y) -> op(x, y), read by all who would have read x afterwards; only where nobody shares x's memory."""
-    target: Any = node.target
-    changed = _operand(node)
-    packet = getattr(aten, target.overloadpacket.__name__.removesuffix("_"), None)
-    plain = getattr(packet, target._overloadname, None)
-    if plain is None or _is_view(changed) or any(_is_view(user) for user in changed.users):
-        raise NotImplementedError(f"{target} works in place on memory that others may read")
-    node.target = plain
-    after = {later for later in _following(node) if later in changed.users}
-    changed.replace_all_uses_with(node, delete_user_cb=after.__contains__)
-
-
-def _following(node: torch.fx.Node) -> Iterator[torch.fx.Node]:
-    while (node := node.next).op != "root":
-        yield node
-
-
-def _is_view(node: torch.fx.Node) -> bool:
-    """Whether the node's result may share memory with its inputs; inputs of the graph share with everybody."""
-    if node.op == "output":
-        return False
-    if node.target is operator.getitem:
-        return _is_view(_operand(node))
-    schema = getattr(node.target, "_schema", None)
-    if node.op != "call_function" or schema is None:
-        return True
-    return any(argument.alias_info is not None and not argument.alias_info.is_write for argument in schema.arguments)
+    def run_node(self, n: torch.fx.Node) -> Any:
+        if n.op != "call_function" or "val" not in n.meta:
+            return super().run_node(n)
+        rule = type_promotion.get_type_promotion_rule(n, self.type_promotion_table)
+        if rule is not None:
+            with self._set_current_node(n):
+                self._maybe_promote_node(n, rule)
+        return n.meta["val"]

@@ -1,0 +1,110 @@
+"""A traced program -> the same in operators that ONNX has a word for: what of run_decompositions our graphs need.
+
+Values keep their names, and dtypes are promoted where PyTorch would do it unasked.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+aten = torch.ops.aten
+
+# What these do to a value matters to PyTorch's memory, not to a graph of values.
+IDENTITIES = frozenset(
+    {
+        aten.contiguous.default,
+        aten.clone.default,
+        aten.dropout.default,
+        aten.detach.default,
+        aten.detach_.default,
+        aten.alias.default,
+        aten.lift_fresh_copy.default,
+    }
+)
+CASTS = frozenset({aten.to.dtype, aten.to.dtype_layout, aten.to.device})
+SPELLINGS = {aten.__and__.Tensor: aten.bitwise_and.Tensor, aten.__or__.Tensor: aten.bitwise_or.Tensor}
+
+
+def rewrite(module: torch.fx.GraphModule) -> None:
+    for node in list(module.graph.nodes):
+        if node.op == "call_function":
+            _rewrite(module.graph, node)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+
+
+def _rewrite(graph: torch.fx.Graph, node: torch.fx.Node) -> None:
+    if node.target in SPELLINGS:
+        node.target = SPELLINGS[node.target]
+    elif node.target is aten.numpy_T.default and _operand(node).meta["val"].dim() == 2:
+        node.target = aten.t.default
+    elif node.target is torch._C._set_grad_enabled:
+        graph.erase_node(node)
+    elif node.target in IDENTITIES or (node.target in CASTS and _dtype(_operand(node)) == _dtype(node)):
+        _drop(graph, node)
+    elif node.target in CASTS:
+        _cast(node)
+    elif _works_in_place(node):
+        _make_value(node)
+
+
+def _operand(node: torch.fx.Node) -> Any:
+    """What the operator works on; fx's own type for it names everything that an argument can be."""
+    return node.args[0]
+
+
+def _dtype(node: Any) -> torch.dtype:
+    return node.meta["val"].dtype
+
+
+def _cast(node: torch.fx.Node) -> None:
+    node.target, node.kwargs = aten._to_copy.default, {"dtype": _dtype(node)}
+    node.args = node.args[:1]
+
+
+def _drop(graph: torch.fx.Graph, node: torch.fx.Node) -> None:
+    if any(user.op == "output" for user in node.users):
+        # The program's signature knows its outputs by name, so this one stays, as a cast to the dtype it has.
+        _cast(node)
+        return
+    node.replace_all_uses_with(_operand(node))
+    graph.erase_node(node)
+
+
+def _works_in_place(node: torch.fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and schema.is_mutable
+
+
+def _make_value(node: torch.fx.Node) -> None:
+    """x.op_(y) -> op(x, y), read by all who would have read x afterwards; only where nobody shares x's memory."""
+    target: Any = node.target
+    changed = _operand(node)
+    packet = getattr(aten, target.overloadpacket.__name__.removesuffix("_"), None)
+    plain = getattr(packet, target._overloadname, None)
+    if plain is None or _is_view(changed) or any(_is_view(user) for user in changed.users):
+        raise NotImplementedError(f"{target} works in place on memory that others may read")
+    node.target = plain
+    after = {later for later in _following(node) if later in changed.users}
+    changed.replace_all_uses_with(node, delete_user_cb=after.__contains__)
+
+
+def _following(node: torch.fx.Node) -> Iterator[torch.fx.Node]:
+    while (node := node.next).op != "root":
+        yield node
+
+
+def _is_view(node: torch.fx.Node) -> bool:
+    """Whether the node's result may share memory with its inputs; inputs of the graph share with everybody."""
+    if node.op == "output":
+        return False
+    if node.target is operator.getitem:
+        return _is_view(_operand(node))
+    schema = getattr(node.target, "_schema", None)
+    if node.op != "call_function" or schema is None:
+        return True
+    return any(argument.alias_info is not None and not argument.alias_info.is_write for argument in schema.arguments)
