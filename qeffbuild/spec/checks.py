@@ -143,14 +143,15 @@ def _devices(group: DeviceGroupSpec, model: ModelSpec) -> Iterator[QeffBuildErro
     if twice := [device for device in dict.fromkeys(group.devices) if group.devices.count(device) > 1]:
         what = f"device {twice[0]} is listed {group.devices.count(twice[0])} times"
         yield _fault("device.duplicate", "device_group.devices", what, f"name device {twice[0]} once")
+    layers = model.num_hidden_layers if model.scale == "full" else None
+    if layers is not None and group.mdp_num_partitions > layers:
+        what = f"{group.mdp_num_partitions} stages is out of range: the model has {layers} layers"
+        yield _fault("spec.range", "device_group.mdp_num_partitions", what, f"1 to {layers}")
     if group.mdp_num_partitions > group.size:
         what = f"{group.mdp_num_partitions} pipeline stages, but {group.size} devices"
         yield _fault("spec.conflict", "device_group.mdp_num_partitions", what, f"{group.size} or less")
     if model.scale == "tiny":
         return
-    if model.num_hidden_layers is not None and group.mdp_num_partitions > model.num_hidden_layers:
-        what = f"{group.mdp_num_partitions} stages is out of range: the model has {model.num_hidden_layers} layers"
-        yield _fault("spec.range", "device_group.mdp_num_partitions", what, f"1 to {model.num_hidden_layers}")
     if model.num_key_value_heads is not None:
         yield from _heads(group, model.num_key_value_heads, model.kv_head_replication)
 

@@ -121,6 +121,9 @@ def _names(value: Any) -> set[str]:
 
 def _refuse_syntax(word: str, error: HydraException) -> NoReturn:
     column = _column(word, error)
+    if (found := unwelcome(word)) and found[0] + 1 == column:
+        what = f"{shown(word)} holds {found[1]}"
+        raise SpecError("spec.text", what, where=COMMAND_LINE, hint="remove it") from error
     what = f"{shown(word)} cannot be read at column {column}: {_reason(word, column)}"
     hint = f"quote text with special characters: '{word.partition('=')[0]}=\"...\"'"
     hint = as_hint(hint, "quote text with special characters")
