@@ -14,12 +14,11 @@ from qeffbuild import api, paths
 from qeffbuild.cli.amounts import age_of, size_of
 from qeffbuild.cli.composed import Kept
 from qeffbuild.cli.places import cache_root
-from qeffbuild.cli.recall import remember
+from qeffbuild.cli.recall import KEPT, remember
 from qeffbuild.cli.words import Call, Command
 from qeffbuild.errors import AbsentError, QeffBuildError, SpecError, StoreError, VerificationError
 from qeffbuild.plan.types import Goal
 from qeffbuild.report import text
-from qeffbuild.report.doctor import STORAGE
 from qeffbuild.report.progress import reporting
 from qeffbuild.report.table import Look
 from qeffbuild.spec.load import from_config
@@ -62,8 +61,9 @@ def obey(command: Command, words: list[str]) -> int:
         document = next(iter(answers.values())) if len(answers) == 1 else {"schema": 1, **answers}
         answer = replace(answer, shown=as_text(document), told="")
         show(answer.shown)
-    if len(answers) == 1 and job.together is not None and answer.error is None:
-        remember(words, job.together, job.variables, *map(as_line, (answer.shown, answer.told)))
+    is_kept = len(answers) == 1 and command.calls[0].verb in KEPT and answer.error is None
+    if is_kept and job.up_to_date is not None:
+        remember(words, job.up_to_date, job.variables, *map(as_line, (answer.shown, answer.told)))
     return answer.error.exit_code if answer.error else 0
 
 
@@ -86,7 +86,7 @@ class Job:
     """One composed configuration and how its results are wanted."""
 
     command: Command
-    together: api.Together | None = None  # what was built, if anything was
+    up_to_date: api.UpToDate | None = None  # what was looked at, where there was nothing to do
     variables: tuple[str, ...] = ()  # of the environment, that composition has read
     _spec: BuildSpec | None = None
 
@@ -113,10 +113,11 @@ class Job:
     def build(self, goal: Goal) -> api.Built:
         with reporting() as reporter:
             outside = self.command.has("--allow-outside")
-            self.together = api.build_together(
+            together = api.build_together(
                 [self.spec], goal, reporter=reporter, allow_outside=outside, frozen=self.command.has("--frozen")
             )
-        return self.together.builds[0]
+        self.up_to_date = together.up_to_date
+        return together.builds[0]
 
     def built(self) -> api.Built:
         """The package, or the error that it could not be built."""
@@ -158,7 +159,9 @@ def as_kept(composed: Any) -> Document:
 
 
 def plan(job: Job, call: Call) -> Answer:
-    said = api.plan(job.spec, job.goal, **job.flags).as_json()
+    outlook = api.plan_together([job.spec], job.goal, **job.flags)
+    job.up_to_date = outlook.up_to_date
+    said = outlook.plans[0].as_json()
     return Answer(said, shown=text.plan(said, Look.of(sys.stdout)))
 
 
@@ -274,6 +277,8 @@ def illness(said: Document) -> QeffBuildError | None:
     wrong = [check for check in said["checks"] if check["ok"] is False]
     if not wrong:
         return None
+    from qeffbuild.report.doctor import STORAGE
+
     names = ", ".join(check["name"] for check in wrong)
     is_storage = any(check["name"] in STORAGE for check in wrong)
     error = StoreError if is_storage else AbsentError

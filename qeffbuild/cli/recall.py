@@ -1,4 +1,4 @@
-"""The answer to a build that had nothing to do, given again for as long as all that it depended on is as it was.
+"""The answer to a build or plan with nothing to do, given again for as long as all that it depended on is as it was.
 
 Reading a specification and keying its plan loads some forty modules; this file needs five. What it checks is what the
 long way would find: the stamps of every file that composition, keys and the model's door have read, the versions and
@@ -20,52 +20,52 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-    from qeffbuild.api import Together
+    from qeffbuild.api import UpToDate
 
     Stamp = list[Any]
 
 ALWAYS_HASHED = 64 << 20  # bytes; as the store has it: larger files are trusted by their stamps
 WHAT = "answer"
+KEPT = ("build", "plan")  # the verbs whose answers are
 
 
 def recall(words: list[str]) -> int | None:
     """Print the kept answer and return its exit code, 0; None where there is none that still holds."""
-    if "build" not in words or "--check" in words or "--debug" in words:
+    is_build = "build" in words
+    if not (is_build or "plan" in words) or "--check" in words or "--debug" in words:
         return None
     kept = Kept(cache_root(words))
     said = kept.load(WHAT, _question(words))
     if said is None or not _holds(said):
         return None
-    for entry in said["entries"]:
+    for entry in said["entries"] if is_build else ():
         os.utime(f"{entry['path']}/record.json")  # in use, the collector shall know
     sys.stderr.write(said["told"])
     sys.stdout.write(said["shown"])
     return 0
 
 
-def remember(words: list[str], together: Together, variables: Iterable[str], shown: str, told: str) -> None:
-    """Keep the answer, if every step was a hit and nothing was read that stamps do not show."""
-    specs = [built.spec for built in together.builds]
-    if any(outcome.result != "hit" for outcome in together.outcomes) or not all(map(_is_plain, specs)):
+def remember(words: list[str], seen: UpToDate, variables: Iterable[str], shown: str, told: str) -> None:
+    """Keep the answer, unless something was read that stamps do not show."""
+    if not all(map(_is_plain, seen.specs)):
         return
-    found = [outcome.entry for outcome in together.outcomes if outcome.entry is not None]
-    files = [_stamp(path) for path in sorted(together.world.files)]
-    if any(together.at_ns - max(stamp[2:], default=0) < RACY_NS for stamp in files):
+    files = [_stamp(path) for path in sorted(seen.world.files)]
+    if any(seen.at_ns - max(stamp[2:], default=0) < RACY_NS for stamp in files):
         return
     said = {
         "shown": shown,
         "told": told,
-        "roots": [str(entry.path.parents[2]) for entry in found[:1]],
+        "roots": [str(entry.path.parents[2]) for entry in seen.entries[:1]],
         "files": files,
-        "tools": {name: distributions().get(name) for name in sorted(together.world.tools)},
-        "environment": {name: os.environ.get(name) for name in sorted({*together.world.variables, *variables})},
+        "tools": {name: distributions().get(name) for name in sorted(seen.world.tools)},
+        "environment": {name: os.environ.get(name) for name in sorted({*seen.world.variables, *variables})},
         "entries": [
             {
                 "path": str(entry.path),
                 "record": _digest(f"{entry.path}/record.json"),
                 "files": [[_stamp(f"{entry.out}/{name}"), file.sha256] for name, file in entry.record.files.items()],
             }
-            for entry in found
+            for entry in seen.entries
         ],
     }
     Kept(cache_root(words)).keep(WHAT, _question(words), said)

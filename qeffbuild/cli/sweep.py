@@ -13,7 +13,7 @@ from qeffbuild import api, paths
 from qeffbuild.cli.composed import Kept
 from qeffbuild.cli.obey import as_kept, as_line, as_text, show
 from qeffbuild.cli.places import cache_root
-from qeffbuild.cli.recall import remember
+from qeffbuild.cli.recall import KEPT, remember
 from qeffbuild.cli.words import Command
 from qeffbuild.errors import QeffBuildError, SpecError
 from qeffbuild.report import text
@@ -45,8 +45,8 @@ def sweep(command: Command, words: list[str]) -> int:
             kept.keep("sweep", command.overrides, {"variants": said, "environment": environment_of(task.variants)})
     shown = task.tell()
     code = max((variant.error.exit_code for variant in task.variants if variant.error), default=0)
-    if code == 0 and is_ours and task.built is not None and command.calls[0].verb == "build":
-        remember(words, task.built, environment_of(task.variants), as_line(shown), "")
+    if code == 0 and is_ours and task.up_to_date is not None and command.calls[0].verb in KEPT:
+        remember(words, task.up_to_date, environment_of(task.variants), as_line(shown), "")
     return code
 
 
@@ -125,7 +125,7 @@ class Task:
         self.command = command
         self.variants: list[Variant] = []
         self.steps: dict[str, Document] = {}
-        self.built: api.Together | None = None
+        self.up_to_date: api.UpToDate | None = None
 
     def __call__(self, config: Any) -> Number:
         """One job alone, under a launcher that is not ours; the store still shares its steps with the others."""
@@ -190,7 +190,9 @@ class Task:
 
     def _plan(self, variants: Sequence[Variant]) -> None:
         specs = [variant.spec for variant in variants if variant.spec is not None]
-        for variant, planned in zip(variants, api.plan_together(specs, self.command.goal), strict=True):
+        outlook = api.plan_together(specs, self.command.goal, frozen=self.command.has("--frozen"))
+        self.up_to_date = outlook.up_to_date
+        for variant, planned in zip(variants, outlook.plans, strict=True):
             said = planned.as_json()["steps"]
             new = [step for step in said if step["status"] != "hit"]
             variant.said = {"steps_to_build": len(new), "steps": [step["deep"] for step in said]}
@@ -204,7 +206,7 @@ class Task:
         with reporting() as reporter:
             frozen = self.command.has("--frozen")
             together = api.build_together(specs, goal, reporter=reporter, allow_outside=outside, frozen=frozen)
-        self.built = together
+        self.up_to_date = together.up_to_date
         for outcome in together.outcomes:
             said = outcome.as_json() | {"deep": outcome.key.digest}
             self.steps.setdefault(outcome.key.digest, said)

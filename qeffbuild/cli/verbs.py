@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verb:
+class Verb(NamedTuple):
     """`operands` are the bare words that may follow it: at least `least`, at most `most`."""
 
     name: str
@@ -74,7 +73,7 @@ VERBS: dict[str, Verb] = {
         Verb(
             name="eval",
             does="measure perplexity and token agreement with PyTorch",
-            examples=("qeffbuild eval eval_file=FILE",),
+            examples=("qeffbuild eval", "qeffbuild eval eval_file=FILE"),
             sweeps=True,
         ),
         Verb(

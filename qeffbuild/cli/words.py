@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import NoReturn, cast
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple, NoReturn, cast
 
 from qeffbuild.cli.verbs import DEFAULT, VERBS
 from qeffbuild.errors import PathError, SpecError
 from qeffbuild.plan.types import GOALS, Goal
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Flag:
+class Flag(NamedTuple):  # a dataclass would load `inspect`, which takes longer than a misspelt word may
     """A flag and, when it takes one, the word for its value."""
 
     name: str
@@ -58,21 +57,19 @@ TO_HYDRA = ("--cfg", "--info", "--package", "--resolve", "--hydra-help")
 REFUSED = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--experimental-rerun")
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """One verb and the bare words that belong to it."""
 
     verb: str
     operands: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Command:
+class Command(NamedTuple):
     """What was asked for."""
 
     calls: tuple[Call, ...] = (Call(DEFAULT),)
     overrides: tuple[str, ...] = ()
-    flags: dict[str, str | None] = field(default_factory=dict)
+    flags: Mapping[str, str | None] = MappingProxyType({})
     hydra: tuple[str, ...] = ()
 
     def has(self, flag: str) -> bool:
@@ -115,7 +112,7 @@ def parse(words: Sequence[str]) -> Command:
     command = Command(calls=tuple(calls), overrides=tuple(overrides), flags=flags, hydra=tuple(hydra))
     if command.has("--help") or command.has("--version"):
         return command
-    return _checked(replace(command, calls=command.calls or (Call(DEFAULT),)))
+    return _checked(command._replace(calls=command.calls or (Call(DEFAULT),)))
 
 
 def _flag(word: str, rest: list[str]) -> tuple[Flag, str | None]:
@@ -193,7 +190,7 @@ def _checked(command: Command) -> Command:
             )
     if command.goal not in GOALS:
         raise SpecError("flag.value", f"--to {command.goal}: no such goal", hint=f"one of: {', '.join(GOALS)}")
-    return replace(command, overrides=command.overrides + _shorthand(command))
+    return command._replace(overrides=command.overrides + _shorthand(command))
 
 
 def _shorthand(command: Command) -> tuple[str, ...]:

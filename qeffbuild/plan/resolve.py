@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from qeffbuild.errors import SpecError
 from qeffbuild.plan.types import GOALS, Goal, Leaf, Plan, Step
-from qeffbuild.spec.types import BuildSpec, ModelSpec
+
+if TYPE_CHECKING:
+    from qeffbuild.spec.types import BuildSpec, ModelSpec
 
 # What a backend says about its part: (spec, name of the step that gives the neutral graph) -> steps, "package" last.
-BackendSteps = Callable[[BuildSpec, str], tuple[Step, ...]]
+BackendSteps = Callable[["BuildSpec", str], tuple[Step, ...]]
 
 # Where each goal stops. A backend may have several steps of one kind: compile[prefill], compile[decode].
 _KINDS: dict[Goal, tuple[str, ...]] = {
@@ -93,7 +96,6 @@ def _front(spec: BuildSpec) -> tuple[Step, Step, Step]:
         # The graph points at weights by file and offset: other weights in the same places give the same graph.
         narrow={"model": ("facts.json",)},
         after=("check",),
-        leaves=model_leaves(model) if model.trust_remote_code else (),
         code=("qeffbuild.export", "qeffbuild.architectures", "qeffbuild.graph", "qeffbuild.signature"),
         tools=("torch", "transformers", "onnx", "onnxscript", "onnx-ir"),
     )

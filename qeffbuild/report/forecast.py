@@ -30,13 +30,14 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """One step of a plan and what would become of it."""
+    """One step of a plan and what would become of it; `record` is that of a hit."""
 
     step: Step
     key: Key
     status: Status
     because: tuple[str, ...]
     estimate: Estimate | None
+    record: Record | None = None
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -67,8 +68,8 @@ def forecast(plan: Plan, keys: Mapping[str, Key], store: Store) -> tuple[Forecas
             because = () if record else (NOT_NEEDED,)
         if status == "hit" and record is not None:
             found[step.name] = record
-        like = record or store.nearest(step.name, key.preimage)
-        said[step.name] = Forecast(step=step, key=key, status=status, because=because, estimate=_estimate(like))
+        cost = _estimate(record or store.nearest(step.name, key.preimage))
+        said[step.name] = Forecast(step=step, key=key, status=status, because=because, estimate=cost, record=record)
     return tuple(said.values())
 
 

@@ -16,7 +16,7 @@ from qeffbuild.spec.keys import GROUPS, Key, keys_of, root_keys
 from qeffbuild.spec.text import nearest, shown, unwelcome
 from qeffbuild.spec.types import BackendSpec, BuildSpec, ModelSpec
 
-PACKAGED = "package:"  # model.path=package:models/demo is a folder of this package, wherever it is installed
+PACKAGED = "package:"  # model.path=package:models/demo lies in this package, wherever it is installed
 _PROSE = ("prompts", "model.example_prompts")
 
 
@@ -65,13 +65,18 @@ def _ceilings(model: ModelSpec) -> Mapping[str, tuple[int, str]]:
 
 
 def _located(model: ModelSpec) -> ModelSpec:
-    """The same model, its `package:` path turned into a folder."""
-    if model.path is None or not model.path.startswith(PACKAGED):
-        return model
-    inside = model.path.removeprefix(PACKAGED)
+    """The same model, its `package:` paths turned into real ones."""
+    path, text = _unpacked("model.path", model.path), _unpacked("model.eval_file", model.eval_file)
+    return replace(model, path=path, eval_file=text)
+
+
+def _unpacked(key: str, path: str | None) -> str | None:
+    if path is None or not path.startswith(PACKAGED):
+        return path
+    inside = path.removeprefix(PACKAGED)
     if inside.startswith("/") or ".." in inside.split("/"):
-        raise SpecError("path.outside", f"model.path: {shown(model.path)} leaves the package", hint="model.path=DIR")
-    return replace(model, path=str(paths.HERE / inside))
+        raise SpecError("path.outside", f"{key}: {shown(path)} leaves the package", hint=f"{key}=PATH")
+    return str(paths.HERE / inside)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +176,8 @@ class _Door:
             return
         if found := unwelcome(value, prose=path in _PROSE):
             place, what = found
-            self.refuse("spec.text", path, f"character {place + 1} of {shown(value)} is {what}", "remove it")
+            kind = "backend.option" if path.startswith("backend.") else "spec.text"  # it could end up in a command
+            self.refuse(kind, path, f"character {place + 1} of {shown(value)} is {what}", "remove it")
 
 
 def origin_of(path: str, origins: Mapping[str, str]) -> str | None:

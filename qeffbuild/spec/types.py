@@ -1,5 +1,6 @@
 """The nouns of a build: frozen values without I/O, torch or OmegaConf.
 
+Each has a docstring: without one, dataclasses works one out from the signature, which takes longer than all the rest.
 Each field's metadata says its bounds and, in one line, its meaning: `load` checks them, the documentation prints them.
 """
 
@@ -49,10 +50,13 @@ class ModelSpec:
     num_hidden_layers: int | None = option(None, "known before the model is fetched", low=1)
     num_key_value_heads: int | None = option(None, "known before the model is fetched", low=1)
     example_prompts: tuple[str, ...] = option((), "what `run` says when no prompt is given")
+    eval_file: str | None = option(None, "the text that `eval` measures on when eval_file names none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizationSpec:
+    """How weights and cache are made smaller."""
+
     method: str = option("none", "none, int8, int4, ...: a file of qeffbuild/quantizers")
     bits: int | None = option(None, "bits of one weight", low=2, high=16)
     block_size: int | None = option(None, "weights that share one scale: 16, 32, 64, 128 or 256", low=16, high=256)
@@ -94,6 +98,8 @@ class SpecializationSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceGroupSpec:
+    """The devices of one package, and how the model is split over them."""
+
     devices: tuple[int, ...] = option((0,), "device ids; their number is the number of tensor slices", low=0, high=1023)
     num_devices: int | None = option(None, "their number, when the ids are not known yet", low=1, high=1024)
     mdp_num_partitions: int = option(1, "pipeline stages over the devices", low=1, high=1024)
@@ -134,6 +140,8 @@ class DecodingSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchSpec:
+    """Where steps run, how many at a time, and what one may take."""
+
     name: Literal["local", "ray", "slurm"] = option("local", "where steps run")
     jobs: int = option(1, "steps at a time", low=1, high=1024)
     timeout_s: int = option(86400, "seconds that one step may take", low=1, high=10_000_000)
@@ -143,6 +151,8 @@ class LaunchSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheSpec:
+    """The store of finished steps."""
+
     root: str | None = option(None, "the store's folder; null: QEFFBUILD_CACHE, QEFF_HOME, XDG_CACHE_HOME")
     verify: Literal["auto", "always"] = option("auto", "always: hash every file of every hit, whatever its size")
     remote: str | None = option(None, "a shared store")

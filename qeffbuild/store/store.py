@@ -293,6 +293,10 @@ class Store:
             os.close(descriptor)
             self._session = None
 
+    def __del__(self) -> None:
+        """As a file does: who forgets to close it, or uses entries for as long as it lives, need not care."""
+        self.close()
+
     def fill_index(self) -> None:
         """Enter what is on disk, once in the life of an index file."""
         if self.index.is_filled():

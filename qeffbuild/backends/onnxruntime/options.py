@@ -17,6 +17,8 @@ BLOCK_SIZES = (16, 32, 64, 128, 256)  # what MatMulNBits takes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
+    """How graphs are written for ONNX Runtime, and run by it."""
+
     attention: Attention = option(
         "auto", "auto: GroupQueryAttention for decoding where it fits; portable: standard operators"
     )

@@ -1,1 +1,21 @@
 """Cloud AI 100: graphs, documents and the command line for its compiler; see docs/cloud_ai_100.md."""
+
+from __future__ import annotations
+
+
+def doctor() -> tuple[str, str | None]:
+    """What there is of the SDK here, and what to do where something is missing."""
+    from importlib.util import find_spec
+    from pathlib import Path
+
+    from qeffbuild.backends.qaic.command import COMPILER
+    from qeffbuild.backends.qaic.compile import find_compiler
+    from qeffbuild.backends.qaic.session import BINDING
+    from qeffbuild.errors import AbsentError
+
+    binding = f"{BINDING} {'is' if find_spec(BINDING) else 'is not'} installed"
+    try:
+        compiler = find_compiler(Path(COMPILER), is_named=False)
+    except AbsentError as error:
+        return f"no compiler; {binding}", error.hint
+    return f"{compiler}; {binding}", None

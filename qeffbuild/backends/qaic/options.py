@@ -20,6 +20,8 @@ DEFAULT_HW: HwVersion = "ai100"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
+    """What the compiler for Cloud AI 100 is told."""
+
     num_cores: int = option(16, "AI cores of each device that the model is compiled for", low=1, high=64)
     mos: int | None = option(None, "the largest number of output channels per core; null: the compiler's choice", low=1)
     aic_enable_depth_first: bool = option(False, "schedule depth first")

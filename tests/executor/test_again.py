@@ -2,11 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from qeffbuild.executor.again import run_again
 from qeffbuild.executor.once import Room
-from qeffbuild.executor.twice import run_twice
-from qeffbuild.plan.keys import deep_keys
-from qeffbuild.plan.merge import merge
-from qeffbuild.plan.types import Plan
 
 
 @pytest.mark.parametrize(
@@ -15,8 +12,8 @@ from qeffbuild.plan.types import Plan
     ids=["reproducible", "depends on its process"],
 )
 def test_files_that_come_out_different_are_named(workshop, do, different):
-    plan = Plan((workshop.step("export", do=do),), ("export",))
-    node = next(iter(merge([(plan, deep_keys(plan, workshop.world))])))
+    step = workshop.step("export", do=do)
+    once = workshop.build(step)["export"].entry
     room = Room(
         store=workshop.store,
         world=workshop.world,
@@ -27,5 +24,4 @@ def test_files_that_come_out_different_are_named(workshop, do, different):
         in_process=(),
     )
 
-    assert run_twice(node, {}, room) == different
-    assert workshop.store.find(node.key.digest) is None
+    assert run_again(step, {}, once, room) == different

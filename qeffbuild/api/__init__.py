@@ -1,0 +1,49 @@
+"""The public functions: the only place that joins the rooms.
+
+spec = compose(["model=gpt2", "quantization=int8"])
+print(plan(spec).as_json())
+package = build(spec).package
+"""
+
+from qeffbuild.api.building import Built, Together, build, build_together
+from qeffbuild.api.checking import check, doctor, not_reproducible, verify
+from qeffbuild.api.explaining import diff, why
+from qeffbuild.api.handing_out import emit, hand_out
+from qeffbuild.api.planning import Outlook, Planned, UpToDate, plan, plan_together
+from qeffbuild.api.specs import admit, check_out, compose, open_store
+from qeffbuild.api.using import bench, eval_file_of, evaluate, open_engine, prompts_of, run
+from qeffbuild.report.keeping import cache_du, cache_gc, cache_ls, cache_verify
+
+__all__ = [
+    "Built",
+    "Outlook",
+    "Planned",
+    "Together",
+    "UpToDate",
+    "admit",
+    "bench",
+    "build",
+    "build_together",
+    "cache_du",
+    "cache_gc",
+    "cache_ls",
+    "cache_verify",
+    "check",
+    "check_out",
+    "compose",
+    "diff",
+    "doctor",
+    "emit",
+    "eval_file_of",
+    "evaluate",
+    "hand_out",
+    "not_reproducible",
+    "open_engine",
+    "open_store",
+    "plan",
+    "plan_together",
+    "prompts_of",
+    "run",
+    "verify",
+    "why",
+]

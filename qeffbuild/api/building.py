@@ -1,0 +1,166 @@
+"""Specs -> packages, built as one plan."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qeffbuild.api.planning import UpToDate
+from qeffbuild.api.specs import admit, check_out, open_store, steps_of
+from qeffbuild.errors import ModelError, QeffBuildError, VerificationError
+from qeffbuild.executor.execute import execute
+from qeffbuild.executor.outcome import Outcome
+from qeffbuild.executor.reporter import Reporter
+from qeffbuild.plan import Goal, Plan
+from qeffbuild.plan.keys import deep_keys
+from qeffbuild.plan.merge import merge
+from qeffbuild.spec.types import BuildSpec
+from qeffbuild.store import Entry, Store
+from qeffbuild.world import LOCATE, LocalWorld, Snapshot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """What a build did. `path` is the folder of its goal, copied to spec.out if that was asked for.
+
+    For as long as this value lives, no collector takes from the store what it speaks of.
+    """
+
+    spec: BuildSpec
+    plan: Plan
+    outcomes: tuple[Outcome, ...]
+    path: Path | None
+    store: Store = field(repr=False, compare=False)
+    error: QeffBuildError | None = None
+
+    @property
+    def package(self) -> Path:
+        """The folder of the goal; raises what kept it from being built."""
+        if self.error is not None:
+            raise self.error
+        assert self.path is not None, "a build without an error has its goal"
+        return self.path
+
+    @property
+    def goal(self) -> Entry:
+        """The store's own copy of the goal."""
+        if self.error is not None:
+            raise self.error
+        entry = next(outcome.entry for outcome in self.outcomes if outcome.step.name == self.plan.goals[0])
+        assert entry is not None, "a build without an error has its goal"
+        return entry
+
+    def as_json(self) -> dict[str, Any]:
+        path = str(self.path) if self.path else None
+        return {"schema": 1, "package": path, "steps": [outcome.as_json() for outcome in self.outcomes]}
+
+    def folder_of(self, step: str) -> Path:
+        """The finished folder of a step that this build looked at."""
+        found = next(outcome for outcome in self.outcomes if outcome.step.name == step)
+        if found.out is not None:
+            return found.out
+        entry = self.store.find(found.key.digest)
+        if entry is None:
+            raise ModelError("cache.absent", f"{step}: its result is no longer in the cache", hint="build again")
+        return entry.out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Together:
+    """What became of several specs that were built as one: `outcomes` has each unique step once."""
+
+    builds: tuple[Built, ...]
+    outcomes: tuple[Outcome, ...]
+    up_to_date: UpToDate | None  # where there was nothing to do
+
+
+def build(
+    spec: BuildSpec,
+    goal: Goal = "package",
+    *,
+    reporter: Reporter | None = None,
+    frozen: bool = False,
+    allow_outside: bool = False,
+) -> Built:
+    """Bring the goal into the store; what failed is in the outcomes and in `error`."""
+    together = build_together([spec], goal, reporter=reporter, frozen=frozen, allow_outside=allow_outside)
+    return together.builds[0]
+
+
+def build_together(
+    specs: Sequence[BuildSpec],
+    goal: Goal = "package",
+    *,
+    reporter: Reporter | None = None,
+    frozen: bool = False,
+    allow_outside: bool = False,
+    plans: Callable[[BuildSpec, Goal], Plan] = steps_of,
+) -> Together:
+    """Build several specs as one plan: a step that they share runs once, and a failure hides no other."""
+    for spec in specs:
+        check_out(spec, allow_outside=allow_outside)
+    specs = [admit(spec, frozen=frozen) for spec in specs]
+    launch = specs[0].launch
+    store = open_store(specs[0], reporter.message if reporter else None)
+    at_ns = time.time_ns()
+    world = LocalWorld(store, [spec.model for spec in specs])
+    snapshot = Snapshot(world)
+    steps = [plans(spec, goal) for spec in specs]
+    keyed = [(found, deep_keys(found, snapshot)) for found in steps]
+    graph = merge(keyed)
+    outcomes = tuple(
+        execute(
+            graph,
+            graph.keys,
+            store,
+            world=world,
+            jobs=launch.jobs,
+            timeout_s=launch.timeout_s,
+            memory_mb=launch.memory_mb,
+            keep_going=launch.keep_going,
+            reporter=reporter,
+            locate=LOCATE,
+        )
+    )
+    by_key = {outcome.key.digest: outcome for outcome in outcomes}
+    failure = next((outcome for outcome in outcomes if outcome.error), None)
+    builds = tuple(
+        _built(spec, store, found, [by_key[keys[step.name].digest] for step in found], failure)
+        for spec, (found, keys) in zip(specs, keyed, strict=True)
+    )
+    entries = tuple(outcome.entry for outcome in outcomes if outcome.entry is not None)
+    seen = UpToDate(specs=tuple(specs), world=world, entries=entries, at_ns=at_ns)
+    is_done = all(outcome.result == "hit" for outcome in outcomes)
+    return Together(builds=builds, outcomes=outcomes, up_to_date=seen if is_done else None)
+
+
+def _built(spec: BuildSpec, store: Store, found: Plan, outcomes: Sequence[Outcome], failure: Outcome | None) -> Built:
+    """What of a common build belongs to one spec."""
+    failed = next((outcome.error for outcome in outcomes if outcome.error is not None), None)
+    goal = next(outcome for outcome in outcomes if outcome.step.name == found.goals[0])
+    error = failed or (failure.error if failure and goal.entry is None else None)
+    path = goal.entry.out if goal.entry is not None else None
+    if goal.entry is not None and error is None and spec.out is not None and "package" in found.goals[0]:
+        path = _copied(store, goal.entry, Path(spec.out))
+    return Built(spec=spec, plan=found, outcomes=tuple(outcomes), path=path, store=store, error=error)
+
+
+def _copied(store: Store, entry: Entry, out: Path) -> Path:
+    """The entry's files in `out`; a package that was copied there before may be replaced, other files may not."""
+    from qeffbuild.store.hand_out import export_tree
+
+    export_tree(store, entry, out, replace=_is_package(out))
+    return out.absolute()
+
+
+def _is_package(folder: Path) -> bool:
+    from qeffbuild.package import MANIFEST, Package, members
+
+    try:
+        listed = Package.open(folder).manifest["files"]
+    except VerificationError:
+        return False
+    return set(members(folder)) <= {MANIFEST, *listed}

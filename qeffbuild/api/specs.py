@@ -1,0 +1,91 @@
+"""Overrides -> a spec whose model is seen to fit; its plan, and the store that it is built in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qeffbuild import backends, paths
+from qeffbuild.errors import ModelError, PathError
+from qeffbuild.plan import Goal, Plan, resolve
+from qeffbuild.spec.load import from_config
+from qeffbuild.spec.types import BuildSpec, ModelSpec
+from qeffbuild.store import Store
+
+if TYPE_CHECKING:
+    from qeffbuild.models import Facts
+
+
+def compose(overrides: Sequence[str] = (), *, conf_dirs: Sequence[Path] | None = None) -> BuildSpec:
+    """The spec that a command line with these overrides means; `conf_dirs` None: the user's own."""
+    from qeffbuild.spec.compose import compose as read_choices
+
+    composed = read_choices(overrides, conf_dirs=paths.user_conf_dirs(Path.cwd()) if conf_dirs is None else conf_dirs)
+    return from_config(composed.values, origins=composed.origins)
+
+
+def open_store(spec: BuildSpec, say: Callable[[str], None] | None = None) -> Store:
+    root = Path(spec.cache.root) if spec.cache.root else paths.cache_root()
+    return Store(root, verify=spec.cache.verify, **({"say": say} if say else {}))
+
+
+def steps_of(spec: BuildSpec, goal: Goal) -> Plan:
+    return resolve(spec, goal, backends.room(spec.backend.name, "plan").steps)
+
+
+def admit(spec: BuildSpec, *, frozen: bool = False) -> BuildSpec:
+    """The spec with its model pinned, once the model is seen to fit: before anything heavy is imported."""
+    model = spec.model
+    if model.scale == "tiny":
+        return spec
+    if model.path is None:
+        return replace(spec, model=_pinned(model, frozen))
+    from qeffbuild.models.fit import fit
+    from qeffbuild.models.tokenizer import refuse_missing
+
+    facts = _facts(model.path, model.allow_pickle, model.trust_remote_code)
+    fit(spec, facts)
+    if facts.task == "causal-lm":
+        refuse_missing(Path(model.path))
+    return spec
+
+
+def check_out(spec: BuildSpec, *, allow_outside: bool) -> None:
+    """A build writes below the working folder unless it is told that it may write elsewhere."""
+    if spec.out is None or allow_outside:
+        return
+    here = Path.cwd().resolve()
+    if not Path(spec.out).resolve().is_relative_to(here):
+        raise PathError(
+            "path.outside", f"out: {spec.out} is not below {here}", hint="add --allow-outside if it is meant"
+        )
+
+
+def _pinned(model: ModelSpec, frozen: bool) -> ModelSpec:
+    """The same hub model at a commit; its id is looked at even where nothing has to be asked."""
+    if model.id is None:
+        raise ModelError("model.absent", "no model is named", hint="model.path=DIR, or model.id=ORG/NAME")
+    if frozen and not _is_commit(model.revision):
+        raise ModelError(
+            "model.revision",
+            f"model.revision: {model.revision or 'main'} can move, and --frozen was asked for",
+            hint="name a commit of 40 hex digits: model.revision=COMMIT",
+        )
+    from qeffbuild.models.hub import pin
+
+    return pin(model)
+
+
+def _is_commit(revision: str | None) -> bool:
+    return revision is not None and len(revision) == 40 and set(revision) <= set("0123456789abcdef")
+
+
+@lru_cache(maxsize=64)
+def _facts(path: str, allow_pickle: bool, trust_remote_code: bool) -> Facts:
+    """Read once, however many variants of a sweep share the model."""
+    from qeffbuild.models.facts import read_facts
+
+    return read_facts(Path(path), allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
