@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 from qeffbuild.errors import ModelError
 from qeffbuild.executor.work import Work
@@ -10,11 +12,30 @@ from qeffbuild.export import export
 
 
 def run(work: Work) -> None:
-    if work.params.get("trust_remote_code"):
+    facts = json.loads((work.inputs["model"] / "facts.json").read_text())
+    _refuse_dtype(work.params["dtype"])
+    if work.params["trust_remote_code"]:
+        _refuse_own_code(facts["config"])
+    export(facts, work.out, progress=work.progress)
+
+
+def _refuse_dtype(dtype: str) -> None:
+    if dtype != "float32":
         raise ModelError(
             "model.unsupported",
-            "model.trust_remote_code: the export knows the models of transformers, not a repository's own code",
-            hint="use a model_type that transformers has",
+            f"model.dtype: {dtype}, but the graph computes in float32, whatever the checkpoint stores",
+            hint="leave it out: what a device computes in is decided when its backend compiles",
         )
-    facts = json.loads((work.inputs["model"] / "facts.json").read_text())
-    export(facts, work.out, dtype=work.params["dtype"], progress=work.progress)
+
+
+def _refuse_own_code(config: Mapping[str, Any]) -> None:
+    """Trust changes nothing about a model that brings no code; one that does is not what transformers would build."""
+    named = config.get("auto_map")
+    code = named.get("AutoModelForCausalLM") if isinstance(named, dict) else None
+    if code is None:
+        return
+    raise ModelError(
+        "model.unsupported",
+        f"model.trust_remote_code: the model is computed by its own {code!r:.60}, and only transformers' are exported",
+        hint=f"without it, transformers' own {config.get('model_type')!s:.60} is built, where there is one",
+    )

@@ -74,13 +74,12 @@ def _silent(fraction: float, what: str) -> None:
     """Progress that nobody watches."""
 
 
-def export(facts: Mapping[str, Any], out: Path, *, dtype: str = "float32", progress: Progress = _silent) -> Report:
+def export(facts: Mapping[str, Any], out: Path, *, progress: Progress = _silent) -> Report:
     """Write graph.onnx, io.json and export.json into `out`. `facts` is facts.json; no weight is read.
 
-    The graph refers to the checkpoint's files by name, so whoever loads it says where they are. It computes in float32
-    for every `dtype`: a backend that computes in less says so when it compiles, and is held against this graph.
+    The graph refers to the checkpoint's files by name, so whoever loads it says where they are. It computes in float32:
+    a backend that computes in less says so when it compiles, and is held against this graph.
     """
-    assert dtype in ("float32", "float16", "bfloat16")
     torch.set_num_threads(1)
     config = skeleton.configuration(facts["config"])
     progress(0.05, "building a small model of the same kind")

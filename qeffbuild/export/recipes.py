@@ -25,10 +25,10 @@ class Recipe:
 RECIPES = (
     Recipe(name="attention interface", attention="qeffbuild"),
     Recipe(name="own attention", attention="eager"),
-    Recipe(name="attention interface, explicit mask", attention="qeffbuild", explicit_mask=True),
-    Recipe(name="own attention, explicit mask", attention="eager", explicit_mask=True),
     Recipe(name="attention interface, constant past", attention="qeffbuild", past_len=1),
     Recipe(name="own attention, constant past", attention="eager", past_len=1),
+    Recipe(name="attention interface, explicit mask", attention="qeffbuild", explicit_mask=True),
+    Recipe(name="own attention, explicit mask", attention="eager", explicit_mask=True),
     Recipe(name="attention interface, positions after padding", attention="qeffbuild", offset_by_padding=True),
     Recipe(name="own attention, positions after padding", attention="eager", offset_by_padding=True),
 )

@@ -1,12 +1,12 @@
-"""A model's own cache, as three small forwards leave it -> every piece of retained state, with its axes.
+"""A model's own cache, as two small forwards leave it -> every piece of retained state, with its axes.
 
-Nothing is listed by hand: an axis that grows with the batch is the batch, one that grows with the tokens the context.
+Nothing is listed by hand: an axis that doubles with the batch is the batch, one that grows otherwise is the context.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -90,16 +90,14 @@ def accepts(module: nn.Module, name: str) -> bool:
 
 @torch.no_grad()
 def probe(model: nn.Module) -> CacheForm:
-    """Run the model at (batch, tokens) = (1, 3), (2, 3), (1, 5) and compare the caches that come back."""
-    base, wider, longer = (_cache_after(model, batch, tokens) for batch, tokens in ((1, 3), (2, 3), (1, 5)))
+    """Run the model at (batch, tokens) = (1, 3) and (2, 5) and compare the caches that come back."""
+    base, grown = _cache_after(model, 1, 3), _cache_after(model, 2, 5)
     states = []
     for index, layer in enumerate(base.layers):
         if isinstance(layer, LinearAttentionCacheLayerMixin):
             raise NoStates(f"layer {index} keeps a recurrent state ({type(layer).__name__})")
         for name, tensor in _tensors(layer):
-            spec = _compare(
-                index, name, tensor, getattr(wider.layers[index], name), getattr(longer.layers[index], name)
-            )
+            spec = _compare(index, name, tensor, getattr(grown.layers[index], name))
             if spec is not None:
                 states.append(replace(spec, window=_window(layer)))
     if not states:
@@ -128,12 +126,15 @@ def _tensors(layer: Any) -> Iterator[tuple[str, torch.Tensor]]:
             yield name, value
 
 
-def _compare(layer: int, name: str, base: torch.Tensor, wider: torch.Tensor, longer: torch.Tensor) -> StateSpec | None:
-    batch_axis = _differing_axis(base.shape, wider.shape)
+def _compare(layer: int, name: str, base: torch.Tensor, grown: torch.Tensor) -> StateSpec | None:
+    sizes = list(enumerate(zip(base.shape, grown.shape, strict=True)))
+    batch_axis = next((axis for axis, (one, two) in sizes if two == 2 * one), None)
     if batch_axis is None:
         return None
+    # Three tokens become five, or fewer where a window is full: never twice as many.
+    grows = next((axis for axis, (one, two) in sizes if two not in (one, 2 * one)), None)
     # A window shorter than the probe hides the growth of keys and values; their layout is fixed by transformers.
-    ctx_axis = 2 if name in KINDS else _differing_axis(base.shape, longer.shape)
+    ctx_axis = 2 if name in KINDS else grows
     return StateSpec(
         layer=layer,
         attribute=name,
@@ -143,10 +144,6 @@ def _compare(layer: int, name: str, base: torch.Tensor, wider: torch.Tensor, lon
         ctx_axis=ctx_axis,
         window=None,
     )
-
-
-def _differing_axis(one: Sequence[int], other: Sequence[int]) -> int | None:
-    return next((axis for axis, (a, b) in enumerate(zip(one, other, strict=True)) if a != b), None)
 
 
 def _window(layer: Any) -> int | None:

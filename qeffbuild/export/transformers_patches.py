@@ -1,9 +1,9 @@
 """All private API that the export stands on, in one place: transformers.exporters and torch.onnx internals.
 
 transformers ships patches that make its models traceable and ONNX-convertible, but only behind an exporter class that
-wants real weights and writes no retained state; so the registries behind that class are used directly. torch.onnx spends
-most of its time on what one graph does not need (decompositions, signatures of a thousand translations, a second run of
-every node), so its parts are called one by one.
+wants real weights and writes no retained state; so the registries behind that class are used directly. torch.onnx
+spends most of its time on what one graph does not need (decompositions, signatures of a thousand translations, a second
+run of every node), so its parts are called one by one.
 Written against transformers 5.23 and torch 2.13; a name that has moved is reported as a missing tool, not as a bug.
 """
 
@@ -23,10 +23,10 @@ from qeffbuild.errors import AbsentError
 from qeffbuild.export.rewrites import rewrite
 
 try:
-    from onnxscript.function_libs.torch_lib import ops as _translations_of_onnxscript  # noqa: F401  fills the registry
+    from onnxscript.function_libs.torch_lib import ops as _filled  # noqa: F401  the registry, by being imported
     from onnxscript.function_libs.torch_lib.registration import default_registry
     from torch.onnx._internal.exporter import _core
-    from torch.onnx._internal.exporter._registration import ONNXRegistry, OnnxDecompMeta
+    from torch.onnx._internal.exporter._registration import OnnxDecompMeta, ONNXRegistry
     from torch.onnx._internal.exporter._torchlib._torchlib_registry import get_torchlib_ops
     from torch.onnx._internal.fx.passes import type_promotion
     from transformers.conversion_mapping import get_model_conversion_mapping

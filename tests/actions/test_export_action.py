@@ -38,7 +38,8 @@ def work(tmp_path: Path) -> Work:
 
 
 def test_an_export_needs_facts_and_no_weights(work):
-    run(work)
+    # Trust in code changes nothing about a model that brings none.
+    run(asked(work, trust_remote_code=True))
 
     signature = IoSignature.load(work.out / "io.json")
     assert [state.name for state in signature.states][:2] == ["past_key.0", "past_value.0"]
@@ -48,8 +49,31 @@ def test_an_export_needs_facts_and_no_weights(work):
     assert (report["recipe"], report["layers"], report["layers_traced"]) == ("attention interface", 3, 2)
 
 
-def test_a_repository_s_own_code_is_refused(work):
+def asked(work: Work, **params: object) -> Work:
+    return Work(name="export", params={**work.params, **params}, inputs=work.inputs, leaves={}, out=work.out)
+
+
+def rewrite_config(work: Work, **config: object) -> None:
+    path = work.inputs["model"] / "facts.json"
+    facts = json.loads(path.read_text())
+    path.write_text(json.dumps({**facts, "config": {**facts["config"], **config}}))
+
+
+def test_a_model_that_brings_its_own_code_is_refused(work):
+    rewrite_config(work, auto_map={"AutoModelForCausalLM": "modeling_own.OwnForCausalLM"})
+
     with pytest.raises(ModelError) as raised:
-        run(Work(name="export", params={"trust_remote_code": True}, inputs=work.inputs, leaves={}, out=work.out))
+        run(asked(work, trust_remote_code=True))
 
     assert raised.value.kind == "model.unsupported"
+    assert "its own 'modeling_own.OwnForCausalLM'" in raised.value.message
+    assert list(work.out.iterdir()) == []
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_dtype_that_the_graph_would_not_compute_in_is_refused(work, dtype):
+    with pytest.raises(ModelError) as raised:
+        run(asked(work, dtype=dtype))
+
+    assert raised.value.kind == "model.unsupported"
+    assert raised.value.message.startswith(f"model.dtype: {dtype}, but the graph computes in float32")

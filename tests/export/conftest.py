@@ -43,7 +43,7 @@ def _facts_of(folder: Path) -> dict[str, Any]:
 
 
 def _small_config(model_type: str, **changes: Any) -> Any:
-    """A configuration with two layers of each kind (so that most are copies), and `changes`."""
+    """A configuration with three layers of each kind (so that most are copies), and `changes`."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     whole = CONFIG_MAPPING[model_type](**changes)
@@ -51,9 +51,9 @@ def _small_config(model_type: str, **changes: Any) -> Any:
     count = next(said[name] for name in LAYERS if isinstance(said.get(name), int))
     for name, value in said.items():
         if name in LAYERS and isinstance(value, int):
-            said[name] = 2 * count
+            said[name] = 3 * count
         elif isinstance(value, list) and len(value) == count and name != "architectures":
-            said[name] = value * 2
+            said[name] = value * 3
     return configuration(said)
 
 
@@ -126,24 +126,31 @@ def small_config() -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Exported]:
-    """exported("llama", sliding_window=8, ...) -> Exported; `stored` converts the weights before they are saved."""
+    """exported("llama", sliding_window=8, ...) -> Exported, made once; `stored` converts the weights before saving."""
+    torch.set_num_threads(1)
+    made: dict[str, Exported] = {}
 
-    def make(model_type: str, *, stored: str = "float32", **changes: Any) -> Exported:
-        torch.set_num_threads(1)
-        folder = tmp_path_factory.mktemp(model_type)
-        model = small_model(_small_config(model_type, **changes))
-        for parameter in model.parameters():  # not the rotary tables, which no checkpoint holds
-            parameter.data = parameter.to(getattr(torch, stored))
-        model.save_pretrained(folder)
-        out = folder / "exported"
-        out.mkdir()
-        report = export(_facts_of(folder), out)
-        return Exported(
-            model=model.float(),
-            report=report,
-            signature=IoSignature.load(out / "io.json"),
-            folder=out,
-            session=session_of(out / "graph.onnx", folder),
-        )
+    def once(model_type: str, *, stored: str = "float32", **changes: Any) -> Exported:
+        words = repr((model_type, stored, changes))
+        if words not in made:
+            made[words] = _exported(tmp_path_factory.mktemp(model_type), _small_config(model_type, **changes), stored)
+        return made[words]
 
-    return make
+    return once
+
+
+def _exported(folder: Path, config: Any, stored: str) -> Exported:
+    model = small_model(config)
+    for parameter in model.parameters():  # not the rotary tables, which no checkpoint holds
+        parameter.data = parameter.to(getattr(torch, stored))
+    model.save_pretrained(folder)
+    out = folder / "exported"
+    out.mkdir()
+    report = export(_facts_of(folder), out)
+    return Exported(
+        model=model.float(),
+        report=report,
+        signature=IoSignature.load(out / "io.json"),
+        folder=out,
+        session=session_of(out / "graph.onnx", folder),
+    )
