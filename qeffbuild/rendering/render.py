@@ -63,13 +63,13 @@ def _parsed(template_name: str, text: str, result: Result) -> Any:
 
         try:
             return json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise _unreadable(template_name, result, error) from error
     import yaml
 
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2020-99-99
         raise _unreadable(template_name, result, error) from error
 
 

@@ -172,6 +172,8 @@ def _elsewhere(spec: BuildSpec) -> Iterator[QeffBuildError]:
     if spec.launch.name != "local":
         what = f"steps cannot run on {spec.launch.name} yet"
         yield _fault("launch.absent", "launch.name", what, "launch=local", AbsentError)
+    if spec.cache.remote is not None:
+        yield _fault("remote.absent", "cache.remote", "no store is shared yet", "leave it out", AbsentError)
     if spec.prompts and spec.prompts_file is not None:
         yield _fault(
             "spec.conflict", "prompts_file", "prompts are given here and in `prompts`", "leave one of the two out"

@@ -10,6 +10,7 @@ _BIDI = "[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"  # makes a text read di
 _CONTROL = "[\x00-\x1f\x7f-\x9f\u2028\u2029]"
 _NUL = "\x00"
 _SURROGATE = "[\ud800-\udfff]"
+_USER = r"(?<=//)[^/\s@]+@"  # https://NAME:PASSWORD@HOST
 _CHOICE = r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*"
 
 
@@ -32,13 +33,15 @@ def is_choice(name: str) -> bool:
 
 
 def as_hint(hint: str, otherwise: str) -> str:
-    """A hint that repeats a user's words, if they make one readable line."""
-    return hint if hint.isprintable() and len(hint) <= 160 else otherwise
+    """A hint that repeats a user's words, if they make one readable line without a password."""
+    is_fit = hint.isprintable() and len(hint) <= 160 and not re.search(_USER, hint)
+    return hint if is_fit else otherwise
 
 
 def shown(value: object) -> str:
-    """A value as an error message shows it: short, on one line, quoted where it is text."""
+    """A value as an error message shows it: short, on one line, quoted where it is text, without a password."""
     said = repr(value) if isinstance(value, str) else _plain(value)
+    said = re.sub(_USER, "...@", said) if "//" in said else said
     said = said.encode("utf-8", "backslashreplace").decode()
     return said if len(said) <= 60 else f"{said[:56]} ..."
 

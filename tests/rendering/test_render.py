@@ -129,6 +129,11 @@ def test_a_value_that_breaks_the_document_is_found_on_reading_it_back(written, t
     assert f"| {result}" in (error.hint or "")
 
 
+@pytest.mark.parametrize(("text", "result"), [("[" * 100_000, "json"), ("[" * 5000, "yaml"), ("2020-99-99", "yaml")])
+def test_a_document_that_no_reader_can_take_is_found_too(written, text, result):
+    raised("template.result", written, text, result)
+
+
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
