@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from qeffbuild import backends
 from qeffbuild.api.planning import UpToDate
 from qeffbuild.api.specs import admit, check_out, open_store, steps_of
 from qeffbuild.errors import ModelError, QeffBuildError, VerificationError
@@ -15,7 +17,7 @@ from qeffbuild.executor.execute import execute
 from qeffbuild.executor.outcome import Outcome
 from qeffbuild.executor.reporter import Reporter
 from qeffbuild.plan import Goal, Plan
-from qeffbuild.plan.keys import deep_keys
+from qeffbuild.plan.keys import Key, deep_keys
 from qeffbuild.plan.merge import merge
 from qeffbuild.spec.types import BuildSpec
 from qeffbuild.store import Entry, Store
@@ -110,6 +112,7 @@ def build_together(
     snapshot = Snapshot(world)
     steps = [plans(spec, goal) for spec in specs]
     keyed = [(found, deep_keys(found, snapshot)) for found in steps]
+    _require_tools(specs, goal, keyed, store)
     graph = merge(keyed)
     outcomes = tuple(
         execute(
@@ -135,6 +138,18 @@ def build_together(
     seen = UpToDate(specs=tuple(specs), world=world, entries=entries, at_ns=at_ns)
     is_done = all(outcome.result == "hit" for outcome in outcomes)
     return Together(builds=builds, outcomes=outcomes, up_to_date=seen if is_done else None)
+
+
+def _require_tools(
+    specs: Sequence[BuildSpec], goal: Goal, keyed: Sequence[tuple[Plan, Mapping[str, Key]]], store: Store
+) -> None:
+    """A program that only a last step needs is missed before the first one runs; a sweep builds what it can."""
+    if len(specs) > 1 or goal not in ("compile", "package"):
+        return
+    (spec,), ((found, keys),) = specs, keyed
+    require = getattr(import_module(backends.package_of(spec.backend.name)), "require", None)
+    if require is not None and any(store.peek(keys[name].digest) is None for name in found.goals):
+        require(spec)
 
 
 def _built(spec: BuildSpec, store: Store, found: Plan, outcomes: Sequence[Outcome], failure: Outcome | None) -> Built:

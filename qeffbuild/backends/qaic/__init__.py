@@ -2,6 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from qeffbuild.spec.types import BuildSpec
+
+
+def require(spec: BuildSpec) -> None:
+    """Raises AbsentError before the first step of a build whose last one would miss the compiler."""
+    from pathlib import Path
+
+    from qeffbuild.backends.qaic.command import COMPILER
+    from qeffbuild.backends.qaic.compiler import find_compiler
+
+    named = spec.backend.options.compiler
+    find_compiler(Path(named or COMPILER), is_named=named is not None)
+
 
 def doctor() -> tuple[str, str | None]:
     """What there is of the SDK here, and what to do where something is missing."""
@@ -9,7 +25,7 @@ def doctor() -> tuple[str, str | None]:
     from pathlib import Path
 
     from qeffbuild.backends.qaic.command import COMPILER
-    from qeffbuild.backends.qaic.compile import find_compiler
+    from qeffbuild.backends.qaic.compiler import find_compiler
     from qeffbuild.backends.qaic.session import BINDING
     from qeffbuild.errors import AbsentError
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 
-from qeffbuild.backends.qaic.command import COMPILER_ENV, GRAPH, OUTPUT, PROGRAM
+from qeffbuild.backends.qaic.command import GRAPH, OUTPUT, PROGRAM
+from qeffbuild.backends.qaic.compiler import find_compiler
 from qeffbuild.backends.qaic.render import COMMANDS
-from qeffbuild.errors import AbsentError, StepError
+from qeffbuild.errors import StepError
 from qeffbuild.executor.command import run_command
 from qeffbuild.executor.work import Work
 from qeffbuild.graph.files import load_graph, save_graph
@@ -32,20 +31,6 @@ def run(work: Work) -> None:
     _keep(stage, work.out, argv)
     said = {"schema": 1, "argv": argv, "compiler_sha256": _sha256(compiler)}
     (work.out / "compile.json").write_text(json.dumps(said, indent=1, sort_keys=True) + "\n")
-
-
-def find_compiler(path: Path, *, is_named: bool, environ: Mapping[str, str] = os.environ) -> Path:
-    """The compiler that an option names, else the environment's, else where the SDK puts it (both are `path`)."""
-    if not is_named and (said := environ.get(COMPILER_ENV)):
-        path = Path(said)
-    if not path.is_file():
-        raise AbsentError("backend.absent", f"{path}: the compiler of Cloud AI 100 is not there", hint=_INSTALL)
-    if not os.access(path, os.X_OK):
-        raise AbsentError("backend.absent", f"{path}: is no program", hint=f"chmod +x {path}")
-    return path
-
-
-_INSTALL = f"install the Cloud AI Apps SDK, or name it: backend.compiler=FILE or {COMPILER_ENV}; emit needs no SDK"
 
 
 def _lay_out(work: Work, stage: Path) -> None:

@@ -110,7 +110,7 @@ def _compile(spec: BuildSpec, graph: str) -> Step:
         reads={"compiler_is_named": "backend.compiler"},
         inputs={"documents": "render", "model": "fetch", "exported": graph},
         leaves=(Leaf(name="compiler", path=spec.backend.options.compiler or COMPILER), *model_leaves(spec.model)),
-        code=("qeffbuild.graph", "qeffbuild.executor.command", *_rooms("command", "render")),
+        code=("qeffbuild.graph", "qeffbuild.executor.command", *_rooms("command", "compiler", "render")),
         tools=_GRAPH_TOOLS,
         env=(COMPILER_ENV,),
     )

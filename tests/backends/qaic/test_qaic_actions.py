@@ -22,6 +22,7 @@ from qeffbuild.backends.qaic import lower as lower_action
 from qeffbuild.backends.qaic import package as package_action
 from qeffbuild.backends.qaic import plan, session
 from qeffbuild.backends.qaic import render as render_action
+from qeffbuild.backends.qaic.compiler import find_compiler
 from qeffbuild.backends.qaic.options import Options
 from qeffbuild.errors import AbsentError, BackendError, QeffBuildError, StepError
 from qeffbuild.executor.work import Work
@@ -273,9 +274,9 @@ def test_the_environment_names_a_compiler_unless_an_option_does(tmp_path: Path) 
         path.chmod(0o755)
     environ = {"QEFFBUILD_QAIC_COMPILE": str(other)}
 
-    assert compile_action.find_compiler(default, is_named=False, environ={}) == default
-    assert compile_action.find_compiler(default, is_named=False, environ=environ) == other
-    assert compile_action.find_compiler(default, is_named=True, environ=environ) == default
+    assert find_compiler(default, is_named=False, environ={}) == default
+    assert find_compiler(default, is_named=False, environ=environ) == other
+    assert find_compiler(default, is_named=True, environ=environ) == default
 
 
 @pytest.mark.parametrize(
