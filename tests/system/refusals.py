@@ -96,6 +96,7 @@ def expect_refusal(row: Row, call: Call, folder: Path) -> Said:
     assert said.exit_code == row.exit_code
     assert row.says in said.stderr
     assert len(lines) - errors[0] <= 3, said.stderr
+    assert all(line.isprintable() for line in lines)
     assert "Traceback" not in said.stderr + said.stdout
     assert "s3cr3t" not in said.stderr + said.stdout
     assert tree(folder) == before
