@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qeffbuild.cli.verbs import DEFAULT, VERBS
-from qeffbuild.cli.words import FLAGS, SHORT, Flag
+from qeffbuild.cli.words import DEMO, FLAGS, SHORT, Flag
 
 _OF_ONE_VERB = {flag for verb in VERBS.values() for flag in verb.flags}
 
@@ -20,7 +20,7 @@ def _of_all() -> str:
             "usage: qeffbuild [VERB ...] [KEY=VALUE ...] [FLAG ...]",
             "",
             "A Makefile for models: compose a build, get a package that runs; nothing that is up to date runs twice.",
-            f"Words without = are verbs; no verb means {DEFAULT}.",
+            f"Words without = are verbs; no verb means {DEFAULT}, and no words at all mean {DEFAULT} {DEMO}.",
             "",
             "verbs:",
             *verbs,

@@ -56,6 +56,8 @@ TO_HYDRA = ("--cfg", "--info", "--package", "--resolve", "--hydra-help")
 # Hydra's flags that would let a command line leave the configuration that this program stands on.
 REFUSED = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--experimental-rerun")
 
+DEMO = "recipe=demo"  # what is meant by no words at all
+
 
 class Call(NamedTuple):
     """One verb and the bare words that belong to it."""
@@ -109,6 +111,8 @@ def parse(words: Sequence[str]) -> Command:
             overrides.append(word)
         else:
             calls.append(_call(word, rest))
+    if not calls and not overrides:
+        overrides.append(DEMO)
     command = Command(calls=tuple(calls), overrides=tuple(overrides), flags=flags, hydra=tuple(hydra))
     if command.has("--help") or command.has("--version"):
         return command

@@ -15,6 +15,12 @@ def refusal(line: str) -> QeffBuildError:
     return refused.value
 
 
+def test_no_words_at_all_let_the_demo_speak() -> None:
+    assert parse([]).calls == (Call("run"),)
+    assert parse([]).overrides == ("recipe=demo",)
+    assert parse(["build"]).overrides == ()
+
+
 def test_no_verb_means_run() -> None:
     assert parse([]).calls == (Call("run"),)
     assert parse(["model=gpt2"]).calls == (Call("run"),)
