@@ -32,6 +32,7 @@ COMMANDS: dict[str, list[str]] = {
 GATES = {
     "qeffbuild build, nothing to do": (60.0, 5.0),
     "qeffbuild build --json, nothing to do": (60.0, 5.0),
+    "qeffbuild plan, nothing to do": (60.0, 5.0),
     "TAB": (50.0, 5.0),
 }
 
@@ -39,6 +40,7 @@ GATES = {
 def cpu_ms(arguments: list[str]) -> float:
     """User and system time of one run of Python with these arguments."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # byte code is kept, as for any installed program
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, check=False)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

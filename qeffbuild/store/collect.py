@@ -11,7 +11,7 @@ from pathlib import Path
 
 from qeffbuild.errors import VerificationError
 from qeffbuild.store import disk, verify
-from qeffbuild.store.lock import is_held, try_lock
+from qeffbuild.store.lock import is_held, try_lock, turn
 from qeffbuild.store.record import Damaged, unseal
 from qeffbuild.store.staging import sweep
 from qeffbuild.store.store import Store
@@ -105,7 +105,7 @@ def gc(
             is_much = max_size is not None and size > max_size
             if item.key in spared or not (is_old or is_much):
                 continue
-            if _is_in_use(store, item) or not (dry_run or _remove(store, item)):
+            if _is_in_use(store, item.key) or not (dry_run or _remove(store, item.key)):
                 continue
             removed.append(item.key)
             freed, size = freed + item.size, size - item.size
@@ -150,14 +150,23 @@ def _roots(store: Store, listed: Iterable[Listed]) -> set[str]:
     return found
 
 
-def _is_in_use(store: Store, item: Listed) -> bool:
-    """Touched since the oldest build that still runs began, or being built just now."""
+def _is_in_use(store: Store, key: str) -> bool:
+    """Being built just now, or needed by a build that still runs."""
+    return is_held(store.home / "lock" / key) or _is_touched(store, key)
+
+
+def _is_touched(store: Store, key: str) -> bool:
+    """Since the oldest build that still runs began."""
     began = _oldest_session(store)
-    return is_held(store.home / "lock" / item.key) or (began is not None and _used(store, item.key) >= began)
+    return began is not None and _used(store, key) >= began
 
 
 def _oldest_session(store: Store) -> float | None:
-    began = [path.stat().st_mtime for path in (store.home / "session").iterdir() if is_held(path)]
+    began = []
+    for path in (store.home / "session").iterdir():
+        with suppress(FileNotFoundError):  # it ended meanwhile
+            if is_held(path):
+                began.append(path.stat().st_mtime)
     return min(began, default=None)
 
 
@@ -168,22 +177,22 @@ def _used(store: Store, key: str) -> float:
         return 0.0
 
 
-def _remove(store: Store, item: Listed) -> bool:
-    """Move the entry away, then look once more: a build that touched it in between gets it back."""
-    descriptor = try_lock(store.home / "lock" / item.key)
+def _remove(store: Store, key: str) -> bool:
+    """Nobody can touch the entry between the last look at it and the moment when it is out of everybody's sight."""
+    descriptor = try_lock(store.home / "lock" / key)
     if descriptor is None:
         return False
     try:
-        place, aside = store.entry_path(item.key), store.home / "quarantine" / f"gc-{item.key}"
-        os.rename(place, aside)
-        touched = os.stat(aside / "record.json").st_mtime
-        began = _oldest_session(store)
-        if began is not None and touched >= began:
-            os.rename(aside, place)
-            return False
+        aside = store.home / "quarantine" / f"gc-{key}"
+        with turn(store.turn, shared=False):
+            if _is_touched(store, key):
+                return False
+            os.rename(store.entry_path(key), aside)
         disk.remove_tree(aside)
-        store.index.drop_entry(item.key)
+        store.index.drop_entry(key)
         return True
+    except FileNotFoundError:
+        return False  # it was damaged, and its finder was first
     finally:
         os.close(descriptor)
 

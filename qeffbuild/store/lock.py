@@ -52,6 +52,17 @@ def try_lock(path: Path) -> int | None:
         os.close(descriptor)  # swept between open and flock: the name is free or someone else's
 
 
+@contextmanager
+def turn(path: Path, *, shared: bool) -> Iterator[None]:
+    """Wait for the lock at `path`, a file that nobody removes and nobody holds for longer than a moment."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def is_held(path: Path) -> bool:
     """Whether some process holds the lock now."""
     try:

@@ -4,6 +4,7 @@ ROOT/v1/entry/ab/KEY/{record.json,out/,log}   finished steps
 ROOT/v1/alias/ab/KEY                          another key of the same entry (a shallow key; a cut-off)
 ROOT/v1/staging/RANDOM/                       work in progress; swept when its lock is free
 ROOT/v1/lock/KEY                              flock, gone with its process
+ROOT/v1/turn                                  flock: shared by those who touch entries, the collector's own
 ROOT/v1/log/NAME-KEY12.log                    logs of steps that failed
 ROOT/v1/index.sqlite                          a disposable index
 """
@@ -25,7 +26,7 @@ from qeffbuild.plan.keys import Key, Preimage, canonical
 from qeffbuild.plan.types import Step
 from qeffbuild.store import disk, verify
 from qeffbuild.store.index import Index, Row
-from qeffbuild.store.lock import Say, locked, silent, try_lock
+from qeffbuild.store.lock import Say, locked, silent, try_lock, turn
 from qeffbuild.store.record import SCHEMA, Damaged, Record, decode, seal, unseal
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Store:
     def __init__(self, root: Path, *, verify: Literal["auto", "always"] = "auto", say: Say = silent) -> None:
         self.root = root
         self.home = root / "v1"
+        self.turn = self.home / "turn"
         self.index = Index(self.home / "index.sqlite")
         self.say = say
         self._always = verify == "always"
@@ -145,10 +147,14 @@ class Store:
         return Entry(place, record)
 
     def _touch(self, place: Path) -> bool:
-        """False when there is no such entry. The collector spares what was touched since the oldest session began."""
+        """False when there is no such entry. The collector spares what was touched since the oldest session began.
+
+        It looks and takes away in one turn, so that nothing is touched in between and gone nevertheless.
+        """
         self._begin_session()
         try:
-            os.utime(place / "record.json")
+            with turn(self.turn, shared=True):
+                os.utime(place / "record.json")
         except FileNotFoundError:
             return os.path.lexists(place)
         except OSError:

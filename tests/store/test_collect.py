@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from hashlib import sha256
 
@@ -126,20 +127,22 @@ def test_an_entry_that_is_being_built_stays(filled):
     assert held(filled) == {"fetch"}
 
 
-def test_an_entry_touched_while_it_is_being_removed_comes_back(filled, monkeypatch):
-    user = Store(filled.root)
-    rename = os.rename
+def test_who_looks_while_an_entry_is_taken_away_waits_and_finds_nothing(filled, monkeypatch):
+    user, found, rename = Store(filled.root), [], os.rename
+    looking = threading.Thread(target=lambda: found.append(user.find(digest("fetch"))))
 
-    def touch_first(source, target):
+    def look_first(source, target):
         if source.parent.parent.name == "entry":
-            assert user.find(digest("fetch")) is not None
+            looking.start()
+            looking.join(0.1)
+            assert found == []
         rename(source, target)
 
-    monkeypatch.setattr(collect.os, "rename", touch_first)
+    monkeypatch.setattr(collect.os, "rename", look_first)
     collected = collect.gc(filled, older_s=2.5 * 3600)
+    looking.join()
 
-    assert collected.removed == ()
-    assert user.find(digest("fetch")) is not None
+    assert (collected.removed, found) == ((digest("fetch"),), [None])
     user.close()
 
 
