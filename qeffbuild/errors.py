@@ -33,9 +33,9 @@ class QeffBuildError(Exception):
     def __init__(self, kind: str, message: str, *, where: str | None = None, hint: str | None = None) -> None:
         super().__init__(kind, message)
         self.kind = kind
-        self.message = " ".join(message.split())
-        self.where = where
-        self.hint = hint
+        self.message = _one_line(message)
+        self.where = where and _one_line(where)
+        self.hint = hint and _one_line(hint)
 
     def __str__(self) -> str:
         place = f" ({self.where})" if self.where else ""
@@ -48,6 +48,14 @@ class QeffBuildError(Exception):
     def as_json(self) -> dict[str, object]:
         """The `error` object of a `--json` document."""
         return {"kind": self.kind, "message": self.message, "where": self.where, "hint": self.hint}
+
+
+def _one_line(text: str) -> str:
+    """`text` in one line that steers no terminal: what cannot be printed is written out."""
+    line = " ".join(text.split())
+    if line.isprintable():
+        return line
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line)
 
 
 def _revive(cls: type[QeffBuildError], kind: str, message: str, where: str | None, hint: str | None) -> QeffBuildError:

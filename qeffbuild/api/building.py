@@ -12,7 +12,7 @@ from typing import Any
 from qeffbuild import backends
 from qeffbuild.api.planning import UpToDate
 from qeffbuild.api.specs import admit, check_out, open_store, steps_of
-from qeffbuild.errors import ModelError, QeffBuildError, VerificationError
+from qeffbuild.errors import QeffBuildError, StoreError, VerificationError
 from qeffbuild.executor.execute import execute
 from qeffbuild.executor.outcome import Outcome
 from qeffbuild.executor.reporter import Reporter
@@ -66,7 +66,7 @@ class Built:
             return found.out
         entry = self.store.find(found.key.digest)
         if entry is None:
-            raise ModelError("cache.absent", f"{step}: its result is no longer in the cache", hint="build again")
+            raise StoreError("cache.absent", f"{step}: its result is no longer in the cache", hint="build again")
         return entry.out
 
 

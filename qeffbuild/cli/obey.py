@@ -93,9 +93,8 @@ class Job:
     @property
     def spec(self) -> BuildSpec:
         if self._spec is None:
-            said = composed(self.command.overrides)
+            said, self._spec = composed(self.command.overrides)
             self.variables = tuple(said["environment"])
-            self._spec = from_config(said["values"], origins=said["origins"])
         return self._spec
 
     @property
@@ -127,23 +126,25 @@ class Job:
         return built
 
 
-def composed(overrides: tuple[str, ...]) -> Document:
-    """The composition that was kept for these words, else a new one by Hydra."""
+def composed(overrides: tuple[str, ...]) -> tuple[Document, BuildSpec]:
+    """The composition that was kept for these words, else a new one by Hydra, and the spec that it gives."""
     kept = Kept(cache_root(overrides))
     said = kept.load("job", overrides)
+    is_new = said is None
     if said is None:
         from qeffbuild.spec.compose import compose
 
         said = as_kept(compose(overrides, conf_dirs=paths.user_conf_dirs(Path.cwd())))
-        kept.keep("job", overrides, said)
     for mine, theirs in said["shadowed"]:
         print(f"note: {mine} comes before {theirs}", file=sys.stderr)
-    return said
+    spec = from_config(said["values"], origins=said["origins"])
+    if is_new:  # and admitted: what is refused may hold a password, and is not kept
+        kept.keep("job", overrides, said)
+    return said, spec
 
 
 def spec_of(overrides: tuple[str, ...]) -> BuildSpec:
-    said = composed(overrides)
-    return from_config(said["values"], origins=said["origins"])
+    return composed(overrides)[1]
 
 
 def as_kept(composed: Any) -> Document:

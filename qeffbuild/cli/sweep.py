@@ -40,11 +40,12 @@ def sweep(command: Command, words: list[str]) -> int:
 
         check_words(command.overrides)
         task.collect(multirun(command.overrides, task))
-        if is_ours and all(variant.composed for variant in task.variants):
-            said = [{"overrides": variant.overrides, "composed": variant.composed} for variant in task.variants]
-            kept.keep("sweep", command.overrides, {"variants": said, "environment": environment_of(task.variants)})
     shown = task.tell()
     code = max((variant.error.exit_code for variant in task.variants if variant.error), default=0)
+    # Kept once nothing was refused: what is refused may hold what belongs into no file, such as a password.
+    if known is None and code == 0 and is_ours and all(variant.composed for variant in task.variants):
+        said = [{"overrides": variant.overrides, "composed": variant.composed} for variant in task.variants]
+        kept.keep("sweep", command.overrides, {"variants": said, "environment": environment_of(task.variants)})
     if code == 0 and is_ours and task.up_to_date is not None and command.calls[0].verb in KEPT:
         remember(words, task.up_to_date, environment_of(task.variants), as_line(shown), "")
     return code

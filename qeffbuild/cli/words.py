@@ -53,6 +53,11 @@ FLAGS: dict[str, Flag] = {
 SHORT = {flag.short: flag.name for flag in FLAGS.values() if flag.short}
 # Hydra's answers about a configuration: these words are handed over to Hydra as they are.
 TO_HYDRA = ("--cfg", "--info", "--package", "--resolve", "--hydra-help")
+# The answers that Hydra has; to another word its own parser would answer with a page of usage.
+CHOICES = {
+    "--cfg": ("job", "hydra", "all"),
+    "--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
+}
 # Hydra's flags that would let a command line leave the configuration that this program stands on.
 REFUSED = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--experimental-rerun")
 
@@ -192,8 +197,10 @@ def _checked(command: Command) -> Command:
                 f"{flag} means nothing to {command.calls[0].verb}",
                 hint=f"it goes with: {' '.join(takers)}",
             )
-    if command.goal not in GOALS:
-        raise SpecError("flag.value", f"--to {command.goal}: no such goal", hint=f"one of: {', '.join(GOALS)}")
+    for flag, choices in {"--to": GOALS, **CHOICES}.items():
+        said = command.value(flag)
+        if said is not None and said not in choices:
+            raise SpecError("flag.value", f"{flag} {said}: no such choice", hint=f"one of: {', '.join(choices)}")
     return command._replace(overrides=command.overrides + _shorthand(command))
 
 

@@ -57,8 +57,8 @@ def refuse_misfit(folder: Path, tokenizer: Any, facts: Facts) -> None:
 
 
 _FILES = frozenset({
-    *_VOCABULARIES, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt", "tekken.json",
-    "chat_template.jinja", "chat_template.json",
+    *_VOCABULARIES, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt",
+    "tekken.json", "chat_template.jinja", "chat_template.json",
 })  # fmt: skip
 # Of tokenizer_config.json: where it was read, not what it is.
 _PLACE = ("is_local", "local_files_only", "name_or_path")

@@ -136,6 +136,10 @@ OTHERS = [
     plan("68b", "backend=qaic", "backend.extra_args=['-aic-binary-dir=/tmp/x']", kind="backend.option"),
     Row("72a", ("run", "prompts_file=gone.txt"), "run.prompt"),
     Row("72b", ("run", "prompts_file=empty.txt"), "run.prompt", files={"empty.txt": ""}),
+    Row("escape", ("plan", "\x1b[31mred"), "verb.unknown", says="\\x1b[31mred"),
+    Row("bytes", ("plan", "--json", "\udcff"), "verb.unknown", says="\\udcff"),
+    Row("cfg", ("plan", "--cfg", "nosuch"), "flag.value", says="hydra"),
+    Row("info", ("plan", "--info=nosuch"), "flag.value", says="plugins"),
     Row("to", ("build", "--to", "moon"), "flag.value", says="package"),
 ]
 

@@ -47,7 +47,8 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("row", REFUSED, ids=str)
-def test_a_refusal_repeats_no_password(row: Row, call: Call, tmp_path: Path) -> None:
+def test_a_refusal_repeats_no_password(row: Row, call: Call, cache: Path, tmp_path: Path) -> None:
     said = expect_refusal(row, call, tmp_path)
 
     assert TOKEN not in said.stdout + said.stderr
+    assert files_with(TOKEN, cache) == []
