@@ -158,7 +158,10 @@ def _attempt(
     alike = layers.plan(model) if copying else None
     if alike is not None:
         layers.cut(model, alike)
-    skeleton.make_fake(model, mode := FakeTensorMode(allow_non_fake_inputs=True))
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    # Each operator is met a few times only: what the cache saves is less than what its keys of symbols cost.
+    mode.cache_enabled = False
+    skeleton.make_fake(model, mode)
     made, form, reason = _trace(model, mode, recipe, choice)
     states = form.states
     if alike is not None:

@@ -26,7 +26,12 @@ IDENTITIES = frozenset(
     }
 )
 CASTS = frozenset({aten.to.dtype, aten.to.dtype_layout, aten.to.device})
-SPELLINGS = {aten.__and__.Tensor: aten.bitwise_and.Tensor, aten.__or__.Tensor: aten.bitwise_or.Tensor}
+SPELLINGS = {
+    aten.__and__.Tensor: aten.bitwise_and.Tensor,
+    aten.__or__.Tensor: aten.bitwise_or.Tensor,
+    aten.max.other: aten.maximum.default,
+    aten.min.other: aten.minimum.default,
+}
 
 
 def rewrite(module: torch.fx.GraphModule) -> None:

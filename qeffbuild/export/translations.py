@@ -1,4 +1,4 @@
-"""ONNX for the PyTorch operators that the exporter's own table translates in a roundabout way."""
+"""ONNX for the PyTorch operators that the exporter's own table lacks or translates in a roundabout way."""
 
 from __future__ import annotations
 
@@ -35,8 +35,13 @@ def _slice(self: Any, start: int, stop: int, dim: int) -> Any:
     return op.Slice(self, *bounds)
 
 
+def _square(self: Any) -> Any:
+    return op.Mul(self, self)
+
+
 TRANSLATIONS: dict[Any, Callable[..., Any]] = {
     aten.split.Tensor: _split,
     aten.split_with_sizes.default: _split_with_sizes,
     aten.chunk.default: _chunk,
+    aten.square.default: _square,
 }
