@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from qeffbuild import api
-from qeffbuild.errors import ModelError, PathError, SpecError, VerificationError
+from qeffbuild.errors import ModelError, PathError, RunError, SpecError, VerificationError
+from qeffbuild.models import DEMO
 from qeffbuild.spec.types import BuildSpec
 
 Spec = Callable[..., BuildSpec]
@@ -38,6 +39,30 @@ def test_frozen_refuses_a_revision_that_can_move(spec_of: Spec) -> None:
         api.plan(spec_of("model=hf", "model.id=org/name", "model.revision=main"), frozen=True)
 
     assert refused.value.kind == "model.revision"
+
+
+def test_a_commit_does_not_excuse_a_bad_name_of_a_hub_model(spec_of: Spec) -> None:
+    with pytest.raises(ModelError) as refused:
+        api.plan(spec_of("model=hf", "model.id=a--b/../c", f"model.revision={'0' * 40}"))
+
+    assert refused.value.kind == "model.name"
+
+
+def test_a_folder_without_a_tokenizer_is_refused_before_anything_is_imported(spec_of: Spec, tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(DEMO / name, tmp_path / name)
+
+    with pytest.raises(ModelError) as refused:
+        api.plan(spec_of("model=hf", f"model.path={tmp_path}", "backend=onnxruntime"))
+
+    assert refused.value.kind == "model.tokenizer"
+
+
+def test_the_demo_brings_its_own_text_to_measure_on(spec_of: Spec) -> None:
+    assert api.eval_file_of(spec_of("model=demo")) == DEMO / "heldout.txt"
+    assert api.eval_file_of(spec_of("model=demo", "eval_file=mine")) == Path("mine")
+    with pytest.raises(RunError):
+        api.eval_file_of(spec_of("model=gpt2"))
 
 
 def test_results_go_outside_the_working_folder_only_when_that_is_said(

@@ -39,6 +39,19 @@ def test_the_same_words_again_are_answered_from_what_was_kept(recalled: Callable
     assert recalled()
 
 
+def test_a_plan_with_nothing_to_do_is_answered_so_too(
+    recalled: Callable[..., bool], qeffbuild: Run, tmp_path: Path
+) -> None:
+    words = ("plan", *WORDS[1:])
+    first = qeffbuild(*words, cwd=tmp_path)
+
+    again = qeffbuild(*words, cwd=tmp_path, env={"PYTHONVERBOSE": "1"})
+
+    assert "nothing to do" in first.stdout
+    assert again.stdout == first.stdout
+    assert "qeffbuild.spec.types" not in again.stderr
+
+
 def test_other_words_are_not(recalled: Callable[..., bool]) -> None:
     assert not recalled("specialization.ctx_len=64")
 
