@@ -20,7 +20,9 @@ def test_a_weight_may_be_read_as_it_is_and_transposed(tmp_path: Path) -> None:
     save_file({"w": weight}, tmp_path / "checkpoint" / "model.safetensors")
     offset = (tmp_path / "checkpoint" / "model.safetensors").stat().st_size - weight.nbytes
     float32 = ir.TensorType(ir.DataType.FLOAT)
-    stored = ir.ExternalTensor("model.safetensors", offset, weight.nbytes, ir.DataType.FLOAT, shape=ir.Shape([32, 32]), name="w")
+    stored = ir.ExternalTensor(
+        "model.safetensors", offset, weight.nbytes, ir.DataType.FLOAT, shape=ir.Shape([32, 32]), name="w"
+    )
     value = ir.Value(name="w", shape=ir.Shape([32, 32]), type=float32, const_value=stored)
     x = ir.Value(name="x", shape=ir.Shape([1, 32]), type=float32)
     plain = ir.node("MatMul", [x, value])

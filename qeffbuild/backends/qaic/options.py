@@ -85,8 +85,11 @@ def _conflicts(spec: BuildSpec) -> Iterator[QeffBuildError]:
             f"quantization.method: {quantization.method} is not a method of this backend",
             "use quantization=none with quantization.mxfp6_matmul=true",
         )
-    if spec.model.dtype == "bfloat16" and options.hw_version == "ai100":
-        yield _conflict("model.dtype: bfloat16, but ai100 computes in float16", "model.dtype=float32")
+    if spec.model.dtype != "float32":
+        yield _conflict(
+            f"model.dtype: {spec.model.dtype}, but graphs are float32; the compiler makes them float16",
+            "model.dtype=float32",
+        )
     if spec.adapters:
         yield _conflict("adapters: this backend takes none yet", "merge them into the model first")
     if options.sub_functions:

@@ -112,8 +112,10 @@ def test_what_cannot_be_done_is_refused_by_its_key(parts: dict[str, Any], kind: 
     assert error.hint
 
 
-def test_bfloat16_is_for_the_hardware_that_has_it() -> None:
-    check(spec(model={"dtype": "bfloat16"}, options={"aic_hw_version": "ai200"}))
+def test_a_dtype_that_no_graph_has_is_refused_on_all_hardware() -> None:
+    error = refused(spec(model={"dtype": "bfloat16"}, options={"aic_hw_version": "ai200"}))
+
+    assert error.kind == "spec.conflict"
 
 
 @pytest.mark.parametrize(
