@@ -1,7 +1,7 @@
 """The text of a Debian package -> the demo model: a small GPT-2 with its own tokenizer.
 
     sudo apt-get install bible-kjv bible-kjv-text
-    python benchmarks/demo_model/train.py outputs/demo_model           # about 50 minutes on one core
+    python benchmarks/demo_model/train.py outputs/demo_model           # about an hour on one core
     python benchmarks/demo_model/train.py outputs/demo_model --steps 20   # a try-out
 
 The same command on the same machine and torch gives the same weights. The folder always holds the best model so far.
@@ -25,9 +25,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 END = "<|endoftext|>"
-VOCAB_SIZE = 4096
+VOCAB_SIZE = 2048
 SEQ_LEN = 512  # all positions of the model: a learned position that training never saw is noise
-BATCH_SIZE = 4  # 2048 tokens: on one core many small steps learn more than few large ones
+BATCH_SIZE = 8  # 4096 tokens
 VALIDATION, HELD_OUT = 0, 50  # of every hundred chapters; the former choose the checkpoint, the latter nothing
 
 
@@ -71,9 +71,9 @@ def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
 def new_model(tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
     end = tokenizer.eos_token_id
     config = GPT2Config(
-        vocab_size=len(tokenizer), n_positions=SEQ_LEN, n_embd=256, n_layer=3, n_head=8,
+        vocab_size=len(tokenizer), n_positions=SEQ_LEN, n_embd=192, n_layer=4, n_head=6,
         activation_function="gelu_pytorch_tanh",  # GPT-2's own function in one kernel instead of eight
-        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,  # four epochs do not overfit
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,  # few epochs do not overfit
         bos_token_id=end, eos_token_id=end,
     )  # fmt: skip
     return GPT2LMHeadModel(config)
@@ -89,16 +89,46 @@ def batches(stream: torch.Tensor, generator: torch.Generator) -> Iterator[torch.
             yield pieces[order[at : at + BATCH_SIZE]]
 
 
-def optimizer_of(model: GPT2LMHeadModel, rate: float) -> torch.optim.AdamW:
-    matrices = [p for p in model.parameters() if p.dim() == 2]
-    vectors = [p for p in model.parameters() if p.dim() != 2]
-    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95))
+class Muon(torch.optim.Optimizer):
+    """Momentum whose matrix is replaced by the nearest orthogonal one: learns about twice as much from a token as Adam.
+
+    Newton-Schulz iteration and its coefficients after K. Jordan's "Muon" (2024), here in float32: bfloat16 is slow on
+    processors without it.
+    """
+
+    def __init__(self, matrices: list[torch.Tensor], rate: float, momentum: float = 0.95) -> None:
+        super().__init__(matrices, {"lr": rate, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        for group in self.param_groups:
+            for matrix in group["params"]:
+                moved = self.state[matrix].setdefault("moved", torch.zeros_like(matrix))
+                moved.mul_(group["momentum"]).add_(matrix.grad)
+                update = orthogonal(matrix.grad + group["momentum"] * moved)
+                matrix.add_(update, alpha=-group["lr"] * max(1.0, matrix.shape[1] / matrix.shape[0]) ** 0.5)
+
+
+def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
+    """The matrix with its singular values moved near 1."""
+    x = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    x = x / (x.norm() + 1e-7)
+    for _ in range(5):
+        square = x @ x.T
+        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+    return x if matrix.shape[0] <= matrix.shape[1] else x.T
+
+
+def optimizers_of(model: GPT2LMHeadModel, rate: float) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the layers, AdamW for embeddings and vectors."""
+    inner = [p for name, p in model.named_parameters() if p.dim() == 2 and ".h." in name]
+    outer = [p for name, p in model.named_parameters() if not (p.dim() == 2 and ".h." in name)]
+    return [Muon(inner, rate), torch.optim.AdamW(outer, lr=rate / 6, betas=(0.9, 0.95), weight_decay=0.0)]
 
 
 def fraction_of_rate(done: float) -> float:
-    """Of the highest rate, after this part of the training: 2 % warm-up, then a cosine down to 2 %."""
-    return done / 0.02 if done < 0.02 else 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (done - 0.02) / 0.98))
+    """Of the highest rate, after this part of the training: 2 % warm-up, level to 40 %, then straight down."""
+    return done / 0.02 if done < 0.02 else min(1.0, (1 - done) / 0.6)
 
 
 def save(folder: Path, model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -117,8 +147,11 @@ def train(
     keep: Callable[[], None],
 ) -> None:  # fmt: skip
     """Train along a schedule of `steps` as far as `stop`; `keep` the model when it validates best so far."""
-    optimizer = optimizer_of(model, rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: fraction_of_rate((step + 1) / steps))
+    optimizers = optimizers_of(model, rate)
+    schedules = [
+        torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: fraction_of_rate((step + 1) / steps))
+        for optimizer in optimizers
+    ]
     source = batches(stream, torch.Generator().manual_seed(1))
     started, best = time.monotonic(), math.inf
     for step in range(1, stop + 1):
@@ -126,10 +159,10 @@ def train(
         loss = model.train()(input_ids=batch, labels=batch).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        if step % 150 and step != stop:
+        for moving in (*optimizers, *schedules):
+            moving.step()
+        model.zero_grad()
+        if step % 100 and step != stop:
             continue
         measured = nats(model.eval(), validation) / (len(validation) - 1)
         spent = time.monotonic() - started
@@ -142,9 +175,9 @@ def train(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--steps", type=int, default=2250)
+    parser.add_argument("--steps", type=int, default=1800)
     parser.add_argument("--stop", type=int, help="end the schedule early, after this step")
-    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--rate", type=float, default=0.02)
     said = parser.parse_args()
 
     torch.manual_seed(0)

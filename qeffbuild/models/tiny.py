@@ -47,7 +47,7 @@ _CORRECTIONS: Mapping[str, Mapping[str, Any]] = {
 }
 
 # The tokenizer of a tiny model is the demo's. A step's key holds our sources, not that file: so its digest stands here.
-TOKENIZER_SHA256 = "bdf409df986961bc7a4c5129b134f981860cc440aeb2918fc75bc094ca4953f4"
+TOKENIZER_SHA256 = "34fb7e49e995eb5b0767ba43717d7031f4e67f98752a51f0128480a40d87838e"
 
 # Logits wide enough that greedy tokens differ from step to step; where the head is the embedding again (and Gemma
 # scales that up), a wide embedding would only repeat its own token.
