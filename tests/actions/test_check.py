@@ -64,7 +64,7 @@ def configure(folder: Path, **values: Any) -> None:
 def test_a_good_model_passes(folder: Path) -> None:
     said = checked(folder)
 
-    assert said == {"schema": 1, "task": "causal-lm", "parameters": 3_549_440, "nonfinite": [], "tokens": 4096}
+    assert said == {"schema": 1, "task": "causal-lm", "parameters": 2_271_360, "nonfinite": [], "tokens": 2048}
 
 
 def test_the_names_of_the_first_gpt2_pass(folder: Path) -> None:
@@ -77,7 +77,7 @@ def test_the_names_of_the_first_gpt2_pass(folder: Path) -> None:
 
     rewrite(folder, older)
 
-    assert checked(folder)["tokens"] == 4096
+    assert checked(folder)["tokens"] == 2048
 
 
 @pytest.mark.parametrize("wrong", ["missing", "unexpected", "of another shape"])
@@ -139,13 +139,13 @@ def test_a_tokenizer_that_is_no_json_is_refused(folder: Path) -> None:
 def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(folder: Path) -> None:
     path = folder / "tokenizer.json"
     said = json.loads(path.read_text())
-    said["added_tokens"].append({**said["added_tokens"][0], "id": 4096, "content": "<extra>"})
+    said["added_tokens"].append({**said["added_tokens"][0], "id": 2048, "content": "<extra>"})
     path.write_text(json.dumps(said))
 
     problem = refusal(folder)
     assert problem.kind == "model.tokenizer"
     assert "<extra>" in problem.message
-    assert "4096" in problem.message
+    assert "2048" in problem.message
 
 
 def test_a_padding_token_beyond_the_vocabulary_is_refused(folder: Path) -> None:
@@ -160,8 +160,8 @@ def test_a_padding_token_beyond_the_vocabulary_is_refused(folder: Path) -> None:
     ("params", "kind"),
     [
         ({"ctx_len": 513}, "spec.range"),
-        ({"num_devices": 3}, "spec.divides"),
-        ({"num_devices": 4, "mdp_num_partitions": 4}, "spec.range"),
+        ({"num_devices": 4}, "spec.divides"),
+        ({"num_devices": 5, "mdp_num_partitions": 5}, "spec.range"),
     ],
 )
 def test_a_build_that_does_not_fit_the_model_is_refused(params: dict[str, Any], kind: str, folder: Path) -> None:
