@@ -167,8 +167,14 @@ def _copied(store: Store, entry: Entry, out: Path) -> Path:
     """The entry's files in `out`; a package that was copied there before may be replaced, other files may not."""
     from qeffbuild.store.hand_out import export_tree
 
-    export_tree(store, entry, out, replace=_is_package(out))
+    export_tree(store, entry, out, replace=_is_package(out) or _is_part_of(entry, out))
     return out.absolute()
+
+
+def _is_part_of(entry: Entry, folder: Path) -> bool:
+    """Whether all that lies there has names of the entry: an earlier copy that lost a file or was cut short."""
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    return found <= entry.record.files.keys()
 
 
 def _is_package(folder: Path) -> bool:

@@ -71,7 +71,10 @@ def _holds(destination: Path, record: Record) -> bool:
 
 
 def _is_occupied(destination: Path) -> bool:
-    return os.path.lexists(destination) and not (destination.is_dir() and not any(destination.iterdir()))
+    """Whether something would be lost; folders without a file in them are nothing."""
+    if not destination.is_dir() or destination.is_symlink():
+        return os.path.lexists(destination)
+    return any(path.is_symlink() or not path.is_dir() for path in destination.rglob("*"))
 
 
 def _beside(destination: Path, what: str) -> Path:

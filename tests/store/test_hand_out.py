@@ -67,3 +67,21 @@ def test_what_an_interrupted_copy_left_is_swept(store, put, tmp_path):
     export_tree(store, put(store), tmp_path / "out")
 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "out"]
+
+
+def test_folders_without_a_file_in_them_are_free(store, put, tmp_path):
+    entry = put(store, graph="the graph")
+    (tmp_path / "out" / "notes" / "deep").mkdir(parents=True)
+
+    export_tree(store, entry, tmp_path / "out")
+
+    assert tree(tmp_path / "out") == {"graph": "the graph"}
+
+
+def test_a_link_in_the_way_is_no_free_place(store, put, tmp_path):
+    entry = put(store, graph="the graph")
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "precious")
+
+    with pytest.raises(PathError):
+        export_tree(store, entry, tmp_path / "out")

@@ -120,3 +120,18 @@ def test_without_the_compiler_a_build_says_so_with_exit_code_3(qeffbuild: Run, f
     assert done.returncode == 3
     assert "error[backend.absent]" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_copied_package_that_lost_a_file_is_copied_again(
+    qeffbuild: Run, fresh: dict[str, str], tmp_path: Path
+) -> None:
+    words = ("build", *TINY, "out=package")
+    qeffbuild(*words, env=fresh, cwd=tmp_path)
+    whole = sorted(path.name for path in (tmp_path / "package").rglob("*"))
+    (tmp_path / "package" / "decoder.data").unlink()
+
+    done = qeffbuild(*words, env=fresh, cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in (tmp_path / "package").rglob("*")) == whole
