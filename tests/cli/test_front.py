@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -95,6 +94,7 @@ def test_ctrl_c_ends_it_with_one_line_and_130(tmp_path: Path) -> None:
     root = Path(__file__).parent.parent.parent
     program = (
         "import os, signal, qeffbuild.cli.front as front\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job in the background is born deaf to it
         "front._answer = lambda words: os.kill(os.getpid(), signal.SIGINT) or __import__('time').sleep(5)\n"
         "raise SystemExit(front.main(['run']))"
     )
@@ -137,9 +137,7 @@ def test_sigterm_ends_a_build_like_ctrl_c(tmp_path: Path) -> None:
     build.stderr.readline()  # a step has begun
 
     build.send_signal(signal.SIGTERM)
-    began = time.monotonic()
     said = build.communicate(timeout=30)[1]
 
     assert build.returncode == 130
     assert "Traceback" not in said
-    assert time.monotonic() - began < 30

@@ -107,7 +107,7 @@ TEMPLATES = [
 MODELS = [
     demo("56a", "model.weights", configure("config.json", n_layer=2), says="transformer.h.2"),
     demo("56b", "model.weights", configure("config.json", vocab_size=5000), says="vocab_size"),
-    demo("56c", "model.weights", configure("config.json", n_layer=4), says="4 layers"),
+    demo("56c", "model.weights", configure("config.json", n_layer=5), says="5 layers"),
     demo("57a", "model.weights", rename_a_tensor, says="missing"),
     demo("57b", "model.weights", add_a_tensor, says="stranger"),
     demo("60", "model.numeric", put_nan, says="model.allow_nonfinite=true"),
