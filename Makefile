@@ -22,10 +22,10 @@ demo: $(READY) ## build the shipped model for this machine, generate text, print
 	@$(BIN)/qeffbuild
 
 test: $(READY) ## every test but the minutes-long suites
-	$(BIN)/python -m pytest -m 'not long'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not long'
 
 quick: $(READY) ## the tests that take seconds
-	$(BIN)/python -m pytest -m 'not long and not slow'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not long and not slow'
 
 lint: $(READY) ## style and types
 	$(BIN)/ruff check .

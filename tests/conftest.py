@@ -13,7 +13,7 @@ import pytest
 from qeffbuild.plan import Goal, Plan, resolve
 from qeffbuild.spec.types import BuildSpec
 
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks the network for a model
 
@@ -26,8 +26,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One store for the session, so that the demo is built once; never the user's own."""
-    root = tmp_path_factory.mktemp("cache")
+    """One store for the session and all its processes, so that the demo is built once; never the user's own."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = tmp_path_factory.getbasetemp().parent / "cache"  # the base of all workers
+        root.mkdir(exist_ok=True)
+    else:
+        root = tmp_path_factory.mktemp("cache")
     os.environ["QEFFBUILD_CACHE"] = str(root)
     os.environ["XDG_CONFIG_HOME"] = str(tmp_path_factory.mktemp("config"))
     return root
