@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from qeffbuild.backends.qaic.options import Options
+from qeffbuild.cloud_ai_100.names import GRAPH, SPECIALIZATIONS
 from qeffbuild.spec.types import Dtype, QuantizationSpec
 
 COMPILER = "/opt/qti-aic/exec/qaic-compile"  # where the SDK puts it
 COMPILER_ENV = "QEFFBUILD_QAIC_COMPILE"
 
-GRAPH = "graph.onnx"
-SPECIALIZATIONS = "specializations.json"
 CUSTOM_IO = "custom_io.yaml"
 OUTPUT = "qpc"
 PROGRAM = "programqpc.bin"  # what the compiler leaves there

@@ -7,23 +7,19 @@ import json
 import shutil
 from pathlib import Path
 
-from qeffbuild.backends.qaic.command import GRAPH, OUTPUT, PROGRAM
+from qeffbuild.backends.qaic.command import OUTPUT, PROGRAM
 from qeffbuild.backends.qaic.compiler import find_compiler
-from qeffbuild.backends.qaic.render import COMMANDS
+from qeffbuild.cloud_ai_100.folder import lay_out
+from qeffbuild.cloud_ai_100.names import COMMANDS
 from qeffbuild.errors import StepError
 from qeffbuild.executor.command import run_command
 from qeffbuild.executor.work import Work
-from qeffbuild.graph.files import load_graph, save_graph
-from qeffbuild.graph.weights import Folder, Weights, checkpoint_folder
-from qeffbuild.graph.write import write_weights
-
-WEIGHTS = "graph.data"
 
 
 def run(work: Work) -> None:
     compiler = find_compiler(work.leaves["compiler"], is_named=work.params["compiler_is_named"])
     stage = work.out / "stage"
-    _lay_out(work, stage)
+    lay_out(work, stage)
     (argv,) = json.loads((stage / COMMANDS).read_text())
     argv[0] = str(compiler)
     run_command(argv, cwd=stage)
@@ -31,18 +27,6 @@ def run(work: Work) -> None:
     _keep(stage, work.out, argv)
     said = {"schema": 1, "argv": argv, "compiler_sha256": _sha256(compiler)}
     (work.out / "compile.json").write_text(json.dumps(said, indent=1, sort_keys=True) + "\n")
-
-
-def _lay_out(work: Work, stage: Path) -> None:
-    """The folder as it was rendered, and the weights in one file beside the graph."""
-    shutil.copytree(work.inputs["documents"], stage)
-    for path in (stage, *stage.rglob("*")):
-        path.chmod(path.stat().st_mode | 0o200)  # what the store hands out is read-only, and so is its copy
-    checkpoint = checkpoint_folder(work.inputs["model"], work.leaves.get("model"))
-    weights = Weights(Folder(stage), Folder(work.inputs["exported"]), checkpoint)
-    graph = load_graph(stage / GRAPH)
-    write_weights(graph, weights, stage / WEIGHTS, work.progress)
-    save_graph(graph, stage / GRAPH)
 
 
 def _check_program(output: Path) -> None:

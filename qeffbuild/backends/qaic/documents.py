@@ -9,7 +9,7 @@ from typing import Any
 from qeffbuild.backends.qaic.command import COMPILER
 from qeffbuild.backends.qaic.options import SdkForm
 from qeffbuild.backends.qaic.pipeline import Stage
-from qeffbuild.backends.qaic.specializations import Specialization
+from qeffbuild.cloud_ai_100.specializations import Specialization
 from qeffbuild.rendering import render
 from qeffbuild.signature import IoSignature
 from qeffbuild.spec.types import Dtype

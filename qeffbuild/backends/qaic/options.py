@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from qeffbuild.backends.qaic.context_lengths import check_context_lengths
+from qeffbuild.cloud_ai_100.requests import check_request, conflict
 from qeffbuild.errors import BackendError, QeffBuildError, SpecError
 from qeffbuild.spec.types import BuildSpec, option
 
@@ -63,63 +63,24 @@ _EXTRA = re.compile(r"-([A-Za-z][A-Za-z0-9_-]*)(?:=(.+))?\Z")
 
 def check(spec: BuildSpec) -> None:
     """Refuses what this backend cannot do or would have to change quietly."""
-    for fault in (*_conflicts(spec), *_batching(spec), *_devices(spec), *_speculation(spec)):
+    for fault in (*_conflicts(spec), *_devices(spec)):
         raise fault
-    check_context_lengths(spec.specialization)
+    check_request(spec)
     _check_texts(spec.backend.options)
     _check_extra_args(spec.backend.options.extra_args)
 
 
-def _conflict(what: str, hint: str) -> SpecError:
-    return SpecError("spec.conflict", what, hint=hint)
-
-
 def _conflicts(spec: BuildSpec) -> Iterator[QeffBuildError]:
-    options, quantization = spec.backend.options, spec.quantization
+    options = spec.backend.options
     most = MOST_CORES.get(options.hw_version)
     if most is not None and options.num_cores > most:
         found = f"backend.num_cores: {options.num_cores} is out of range, which is 1 to {most}"
         yield SpecError("spec.range", found, hint=f"an {options.hw_version} device has {most} cores")
-    if quantization.method != "none":
-        yield _conflict(
-            f"quantization.method: {quantization.method} is not a method of this backend",
-            "use quantization=none with quantization.mxfp6_matmul=true",
-        )
-    if spec.model.dtype != "float32":
-        yield _conflict(
-            f"model.dtype: {spec.model.dtype}, but graphs are float32; the compiler makes them float16",
-            "model.dtype=float32",
-        )
-    if spec.adapters:
-        yield _conflict("adapters: this backend takes none yet", "merge them into the model first")
     if options.sub_functions:
         yield BackendError(
             "backend.option",
             "backend.sub_functions: the graph has no function per layer yet, which the flag would promise",
             hint="leave it out",
-        )
-
-
-def _batching(spec: BuildSpec) -> Iterator[QeffBuildError]:
-    shapes = spec.specialization
-    key = "specialization.kv_cache_batch_size"
-    if not is_continuous(spec):
-        if shapes.kv_cache_batch_size is not None:
-            yield _conflict(f"{key}: only continuous batching has cache slots of its own", "leave it out")
-        return
-    slots, rows = shapes.kv_cache_batch_size, shapes.full_batch_size
-    if rows is None and (slots is None or shapes.prefill_only is not True):
-        yield SpecError(
-            "spec.missing",
-            "specialization.full_batch_size: continuous batching decodes so many rows at once, but none is given",
-            hint="specialization.full_batch_size=4",
-        )
-    if slots is not None and rows is not None and slots < rows:
-        yield _conflict(f"{key}: {slots} slots for {rows} rows", f"{key}={rows}")
-    if shapes.batch_size != 1:
-        yield _conflict(
-            f"specialization.batch_size: {shapes.batch_size}, but continuous batching prefills one row at a time",
-            "leave it out; specialization.full_batch_size is the number of rows that decode together",
         )
 
 
@@ -143,35 +104,7 @@ def _devices(spec: BuildSpec) -> Iterator[QeffBuildError]:
         )
     for name in ("mdp_load_partition_config", "mdp_dump_partition_config"):
         if getattr(options, name) is not None:
-            yield _conflict(
-                f"backend.{name}: it takes the place of the stages that {key}={stages} asks for", f"{key}=1"
-            )
-
-
-def _speculation(spec: BuildSpec) -> Iterator[QeffBuildError]:
-    shapes = spec.specialization
-    if not shapes.num_speculative_tokens:
-        return
-    key = "specialization.num_speculative_tokens"
-    if shapes.prefill_only is True:
-        yield _conflict(
-            f"{key}: tokens are verified while decoding, which prefill_only=true leaves out", "leave it out"
-        )
-    if shapes.prefill_seq_len == 1:
-        yield _conflict(f"{key}: a target needs a prefill of its own", "specialization.prefill_seq_len=32")
-    if shapes.comp_ctx_lengths_prefill or shapes.comp_ctx_lengths_decode:
-        yield _conflict(f"{key}: not together with comp_ctx_lengths", "leave one of them out")
-    if max(shapes.num_speculative_tokens) >= shapes.ctx_len:
-        found = f"{key}: {max(shapes.num_speculative_tokens)} tokens do not fit in a context of {shapes.ctx_len}"
-        yield SpecError("spec.range", found, hint=f"at most {shapes.ctx_len - 1}")
-
-
-def is_continuous(spec: BuildSpec) -> bool:
-    """Rows join and leave while others decode: said so, or meant by full_batch_size."""
-    shapes = spec.specialization
-    if shapes.continuous_batching is None:
-        return shapes.full_batch_size is not None
-    return shapes.continuous_batching
+            yield conflict(f"backend.{name}: it takes the place of the stages that {key}={stages} asks for", f"{key}=1")
 
 
 def _check_texts(options: Options) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 
-from qeffbuild.backends.qaic.command import OUTPUT, PROGRAM, SPECIALIZATIONS
+from qeffbuild.backends.qaic.command import OUTPUT, PROGRAM
+from qeffbuild.cloud_ai_100.names import SPECIALIZATIONS
 from qeffbuild.executor.work import Work
 from qeffbuild.graph.weights import checkpoint_folder
 from qeffbuild.models import save_tokenizer

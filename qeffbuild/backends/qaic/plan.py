@@ -6,13 +6,14 @@ from dataclasses import asdict
 from typing import Any
 
 from qeffbuild.backends.qaic.command import COMPILER, COMPILER_ENV
-from qeffbuild.backends.qaic.options import is_continuous
+from qeffbuild.cloud_ai_100.requests import is_continuous
 from qeffbuild.paths import resource_dir
 from qeffbuild.plan.resolve import model_leaves
 from qeffbuild.plan.types import Leaf, Step
 from qeffbuild.spec.types import BuildSpec
 
 _ROOM = "qeffbuild.backends.qaic"
+_SHARED = "qeffbuild.cloud_ai_100"
 _GRAPH_TOOLS = ("ml-dtypes", "numpy", "onnx", "onnx-ir")
 
 # Options that say where something is found: what is found there is a leaf of its own.
@@ -34,7 +35,7 @@ def _lower(spec: BuildSpec, graph: str) -> Step:
     }
     return Step(
         name="lower",
-        action=f"{_ROOM}.lower",
+        action=f"{_SHARED}.lower",
         params=params,
         reads={
             "continuous_batching": "specialization.continuous_batching",
@@ -43,7 +44,7 @@ def _lower(spec: BuildSpec, graph: str) -> Step:
             "kv_cache_prefix": "backend.kv_cache_prefix",
         },
         inputs={"graph": graph},
-        code=("qeffbuild.graph", "qeffbuild.signature", *_rooms("cache_ops", "opset17", "layers")),
+        code=("qeffbuild.graph", "qeffbuild.signature", *_shared("cache_ops", "opset17", "layers")),
         tools=_GRAPH_TOOLS,
     )
 
@@ -86,7 +87,8 @@ def _render(spec: BuildSpec, graph: str) -> Step:
             "qeffbuild.signature",
             "qeffbuild.spec.types",
             "qeffbuild.graph",
-            *_rooms("options", "context_lengths", "specializations", "documents", "command", "pipeline", "layers"),
+            *_shared("context_lengths", "folder", "layers", "names", "specializations"),
+            *_rooms("options", "documents", "command", "pipeline"),
         ),
         tools=("jinja2", "onnx", "onnx-ir", "pyyaml"),
     )
@@ -110,7 +112,12 @@ def _compile(spec: BuildSpec, graph: str) -> Step:
         reads={"compiler_is_named": "backend.compiler"},
         inputs={"documents": "render", "model": "fetch", "exported": graph},
         leaves=(Leaf(name="compiler", path=spec.backend.options.compiler or COMPILER), *model_leaves(spec.model)),
-        code=("qeffbuild.graph", "qeffbuild.executor.command", *_rooms("command", "compiler", "render")),
+        code=(
+            "qeffbuild.graph",
+            "qeffbuild.executor.command",
+            *_shared("folder", "names"),
+            *_rooms("command", "compiler"),
+        ),
         tools=_GRAPH_TOOLS,
         env=(COMPILER_ENV,),
     )
@@ -137,7 +144,13 @@ def _package(spec: BuildSpec) -> Step:
         },
         inputs={"compiled": "compile", "documents": "render", "model": "fetch"},
         leaves=model_leaves(spec.model),
-        code=("qeffbuild.models.tokenizer", "qeffbuild.package", "qeffbuild.signature", *_rooms("command")),
+        code=(
+            "qeffbuild.models.tokenizer",
+            "qeffbuild.package",
+            "qeffbuild.signature",
+            *_shared("names"),
+            *_rooms("command"),
+        ),
         tools=("tokenizers", "transformers"),
     )
 
@@ -152,3 +165,7 @@ def _plain(value: Any) -> Any:
 
 def _rooms(*names: str) -> tuple[str, ...]:
     return tuple(f"{_ROOM}.{name}" for name in names)
+
+
+def _shared(*names: str) -> tuple[str, ...]:
+    return tuple(f"{_SHARED}.{name}" for name in names)

@@ -13,18 +13,19 @@ from typing import Any
 import onnx_ir as ir
 
 from qeffbuild.backends.qaic import documents
-from qeffbuild.backends.qaic.command import CUSTOM_IO, GRAPH, SPECIALIZATIONS, Files, compile_argv
-from qeffbuild.backends.qaic.layers import partition_nodes
+from qeffbuild.backends.qaic.command import CUSTOM_IO, Files, compile_argv
 from qeffbuild.backends.qaic.options import Options
 from qeffbuild.backends.qaic.pipeline import split_into_stages
-from qeffbuild.backends.qaic.specializations import specializations, with_windows
+from qeffbuild.cloud_ai_100.folder import bring_weights
+from qeffbuild.cloud_ai_100.layers import partition_nodes
+from qeffbuild.cloud_ai_100.names import COMMANDS, GRAPH, SPECIALIZATIONS
+from qeffbuild.cloud_ai_100.specializations import specializations, with_windows
 from qeffbuild.errors import BackendError
 from qeffbuild.executor.work import Work
 from qeffbuild.graph.files import load_graph
 from qeffbuild.signature import IoSignature
 from qeffbuild.spec.types import QuantizationSpec, SpecializationSpec
 
-COMMANDS = "commands.json"
 USER_PARTITIONS = "mdp_user.json"
 NODE_PRECISION = "node_precision_info.yaml"
 
@@ -33,7 +34,7 @@ def run(work: Work) -> None:
     for name in (GRAPH, "io.json"):
         shutil.copyfile(work.inputs["graph"] / name, work.out / name)
     model = load_graph(work.out / GRAPH)
-    weights = _weights(model, work)
+    weights = bring_weights(model, work.inputs["exported"], work.out)
     argv = write_documents(
         Asked.read(work.params), model, IoSignature.load(work.out / "io.json"), work.leaves, work.out
     )
@@ -147,20 +148,6 @@ def _check_partitions(path: Path, known: set[str]) -> None:
             f"backend.mdp_load_partition_config: {len(strangers)} nodes are not in the graph, {strangers[0]!r} first"
         )
         raise BackendError("backend.file", found, hint="write it for this graph: qeffbuild emit shows its node names")
-
-
-def _weights(model: ir.Model, work: Work) -> list[str]:
-    """The checkpoint's files that the graph reads; what the export wrote beside them is copied."""
-    tensors = [value.const_value for value in model.graph.initializers.values()]
-    locations = sorted({str(tensor.location) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)})
-    needed = []
-    for location in locations:
-        beside = work.inputs["exported"] / location
-        if beside.is_file():
-            shutil.copyfile(beside, work.out / location)
-        else:
-            needed.append(location)
-    return needed
 
 
 def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 from small_decoder import CONTEXT
 
-from qeffbuild.backends.qaic.cache_ops import NOWHERE
+from qeffbuild.cloud_ai_100.cache_ops import NOWHERE
 from qeffbuild.graph.files import save_graph
 from qeffbuild.signature import IoSignature
 

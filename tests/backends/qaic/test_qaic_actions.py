@@ -18,12 +18,12 @@ import pytest
 import small_decoder as small
 
 from qeffbuild.backends.qaic import compile as compile_action
-from qeffbuild.backends.qaic import lower as lower_action
 from qeffbuild.backends.qaic import package as package_action
 from qeffbuild.backends.qaic import plan, session
 from qeffbuild.backends.qaic import render as render_action
 from qeffbuild.backends.qaic.compiler import find_compiler
 from qeffbuild.backends.qaic.options import Options
+from qeffbuild.cloud_ai_100 import lower as lower_action
 from qeffbuild.errors import AbsentError, BackendError, QeffBuildError, StepError
 from qeffbuild.executor.work import Work
 from qeffbuild.package import Package

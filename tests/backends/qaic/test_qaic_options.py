@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from qeffbuild.backends.qaic.context_lengths import fitting_lengths
 from qeffbuild.backends.qaic.options import MANAGED, Options, check
+from qeffbuild.cloud_ai_100.context_lengths import fitting_lengths
 from qeffbuild.errors import QeffBuildError
 from qeffbuild.spec.types import (
     BackendSpec,

@@ -15,8 +15,8 @@ from played_device import ANSWER, Device, generate
 
 from qeffbuild.actions import export as export_action
 from qeffbuild.actions import fetch as fetch_action
-from qeffbuild.backends.qaic.lower import Form, lower
-from qeffbuild.backends.qaic.opset17 import OPSET
+from qeffbuild.cloud_ai_100.lower import Form, lower
+from qeffbuild.cloud_ai_100.opset17 import OPSET
 from qeffbuild.errors import ModelError
 from qeffbuild.executor.work import Work
 from qeffbuild.graph.files import load_graph, save_graph

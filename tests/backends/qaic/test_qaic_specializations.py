@@ -8,7 +8,7 @@ import pytest
 
 from qeffbuild.backends.qaic.documents import custom_io_yaml, specializations_json, state_precision
 from qeffbuild.backends.qaic.pipeline import layers_per_stage, split_into_stages
-from qeffbuild.backends.qaic.specializations import specializations
+from qeffbuild.cloud_ai_100.specializations import specializations
 from qeffbuild.errors import SpecError
 from qeffbuild.signature import IoSignature, State
 from qeffbuild.spec.types import SpecializationSpec

@@ -15,9 +15,10 @@ from typing import Any
 import onnx_ir as ir
 import pytest
 
-from qeffbuild.backends.qaic.options import Options, is_continuous
+from qeffbuild.backends.qaic.options import Options
 from qeffbuild.backends.qaic.options import check as check_options
 from qeffbuild.backends.qaic.render import Asked, write_documents
+from qeffbuild.cloud_ai_100.requests import is_continuous
 from qeffbuild.errors import BackendError, SpecError
 from qeffbuild.signature import IoSignature, State, Tensor
 from qeffbuild.spec.types import (

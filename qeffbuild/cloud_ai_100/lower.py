@@ -9,9 +9,9 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass
 
-from qeffbuild.backends.qaic.cache_ops import DOMAIN, NOWHERE, add_functions
-from qeffbuild.backends.qaic.layers import name_nodes
-from qeffbuild.backends.qaic.opset17 import to_opset17
+from qeffbuild.cloud_ai_100.cache_ops import DOMAIN, NOWHERE, add_functions
+from qeffbuild.cloud_ai_100.layers import name_nodes
+from qeffbuild.cloud_ai_100.opset17 import to_opset17
 from qeffbuild.errors import ModelError
 from qeffbuild.executor.work import Work
 from qeffbuild.graph.emit import Emitter, replace_value

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from qeffbuild.backends.qaic.context_lengths import is_one_graph
+from qeffbuild.cloud_ai_100.context_lengths import is_one_graph
 from qeffbuild.errors import ModelError
 from qeffbuild.signature import IoSignature
 from qeffbuild.spec.types import SpecializationSpec
