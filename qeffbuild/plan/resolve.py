@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from qeffbuild.errors import SpecError
+from qeffbuild.plan.passes import STEP, transform
 from qeffbuild.plan.types import GOALS, Goal, Leaf, Plan, Step
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ def resolve(spec: BuildSpec, goal: Goal, backend_steps: BackendSteps) -> Plan:
     """The steps that lead to `goal`, each after the steps that it reads. Pure: nothing is read, nothing runs."""
     if goal not in GOALS:
         raise SpecError("spec.choice", f"--to {goal}: no such goal", hint=f"one of: {', '.join(GOALS)}")
-    steps = (*_front(spec), *backend_steps(spec, "export"))
+    front, passes = _front(spec), transform(spec, "export")
+    steps = (*front, *backend_steps(spec, "export")) if passes is None else (*front, passes, *backend_steps(spec, STEP))
     goals = tuple(step.name for step in steps if _kind(step) in _KINDS[goal])
     if not goals:
         kinds = dict.fromkeys(_kind(step) for step in steps)

@@ -1,0 +1,39 @@
+"""BuildSpec -> the passes over its neutral graph, by name and in order, each with what the spec says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from qeffbuild.plan.types import Step
+
+if TYPE_CHECKING:
+    from qeffbuild.spec.types import BuildSpec
+
+STEP = "transform"
+
+
+def transform(spec: BuildSpec, graph: str) -> Step | None:
+    """The step that runs them on the graph that the step `graph` gives; None where there is nothing to do."""
+    passes = list(_passes(spec))
+    if not passes:
+        return None
+    return Step(
+        name=STEP,
+        action="qeffbuild.actions.transform",
+        params={"passes": passes},
+        reads={"passes": "graph passes"},
+        inputs={"graph": graph},
+        code=(
+            "qeffbuild.graph",
+            "qeffbuild.signature",
+            "qeffbuild.transforms.subject",
+            *(f"qeffbuild.transforms.{said['name']}" for said in passes),
+        ),
+        tools=("ml-dtypes", "numpy", "onnx", "onnx-ir"),
+    )
+
+
+def _passes(spec: BuildSpec) -> Iterator[dict[str, Any]]:
+    if spec.model.kv_head_replication > 1:
+        yield {"name": "replicate_kv", "times": spec.model.kv_head_replication}
