@@ -79,7 +79,7 @@ def test_products_of_every_form_are_quantized_and_the_embedding_is_not(tmp_path:
         (["h.0.*"], {name for name in MATRICES if name.startswith("h.0.")}),
         (["*"], {*MATRICES, "wte.weight"}),
     ],
-    ids=str,
+    ids=["head", "embedding", "a layer", "all"],
 )
 def test_kept_weights_are_named_with_the_pattern_that_kept_them(
     tmp_path: Path, keep: list[str], kept: set[str]
