@@ -9,6 +9,7 @@ from qeffbuild.api.building import Built, Together, build, build_together
 from qeffbuild.api.checking import check, doctor, not_reproducible, verify
 from qeffbuild.api.explaining import diff, why
 from qeffbuild.api.handing_out import emit, hand_out
+from qeffbuild.api.locking import Lock, read_lock, write_lock
 from qeffbuild.api.planning import Outlook, Planned, UpToDate, plan, plan_together
 from qeffbuild.api.specs import admit, check_out, compose, open_store
 from qeffbuild.api.using import bench, eval_file_of, evaluate, open_engine, prompts_of, run
@@ -16,6 +17,7 @@ from qeffbuild.report.keeping import cache_du, cache_gc, cache_ls, cache_verify
 
 __all__ = [
     "Built",
+    "Lock",
     "Outlook",
     "Planned",
     "Together",
@@ -43,7 +45,9 @@ __all__ = [
     "plan",
     "plan_together",
     "prompts_of",
+    "read_lock",
     "run",
     "verify",
     "why",
+    "write_lock",
 ]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qeffbuild import backends
+from qeffbuild.api.locking import Lock
 from qeffbuild.api.planning import UpToDate
 from qeffbuild.api.specs import admit, check_out, open_store, steps_of
 from qeffbuild.errors import QeffBuildError, StoreError, VerificationError
@@ -100,8 +101,12 @@ def build_together(
     frozen: bool = False,
     allow_outside: bool = False,
     plans: Callable[[BuildSpec, Goal], Plan] = steps_of,
+    lock: Lock | None = None,
 ) -> Together:
-    """Build several specs as one plan: a step that they share runs once, and a failure hides no other."""
+    """Build several specs as one plan: a step that they share runs once, and a failure hides no other.
+
+    With a `lock` nothing runs unless its inputs are the same, and nothing is handed out unless its outputs are.
+    """
     for spec in specs:
         check_out(spec, allow_outside=allow_outside)
     specs = [admit(spec, frozen=frozen) for spec in specs]
@@ -112,6 +117,9 @@ def build_together(
     snapshot = Snapshot(world)
     steps = [plans(spec, goal) for spec in specs]
     keyed = [(found, deep_keys(found, snapshot)) for found in steps]
+    if lock is not None:
+        for spec, (found, keys) in zip(specs, keyed, strict=True):
+            lock.check_inputs(spec, found, keys)
     _require_tools(specs, goal, keyed, store)
     graph = merge(keyed)
     outcomes = tuple(
@@ -131,7 +139,7 @@ def build_together(
     by_key = {outcome.key.digest: outcome for outcome in outcomes}
     failure = next((outcome for outcome in outcomes if outcome.error), None)
     builds = tuple(
-        _built(spec, store, found, [by_key[keys[step.name].digest] for step in found], failure)
+        _built(spec, store, found, [by_key[keys[step.name].digest] for step in found], failure, lock)
         for spec, (found, keys) in zip(specs, keyed, strict=True)
     )
     entries = tuple(outcome.entry for outcome in outcomes if outcome.entry is not None)
@@ -152,12 +160,21 @@ def _require_tools(
         require(spec)
 
 
-def _built(spec: BuildSpec, store: Store, found: Plan, outcomes: Sequence[Outcome], failure: Outcome | None) -> Built:
+def _built(
+    spec: BuildSpec,
+    store: Store,
+    found: Plan,
+    outcomes: Sequence[Outcome],
+    failure: Outcome | None,
+    lock: Lock | None,
+) -> Built:
     """What of a common build belongs to one spec."""
     failed = next((outcome.error for outcome in outcomes if outcome.error is not None), None)
     goal = next(outcome for outcome in outcomes if outcome.step.name == found.goals[0])
     error = failed or (failure.error if failure and goal.entry is None else None)
     path = goal.entry.out if goal.entry is not None else None
+    if lock is not None and goal.entry is not None and error is None:
+        lock.check_outputs(goal.entry)
     if goal.entry is not None and error is None and spec.out is not None and "package" in found.goals[0]:
         path = _copied(store, goal.entry, Path(spec.out))
     return Built(spec=spec, plan=found, outcomes=tuple(outcomes), path=path, store=store, error=error)

@@ -109,13 +109,23 @@ class Job:
     def flags(self) -> Mapping[str, bool]:
         return {"frozen": self.command.has("--frozen")}
 
+    @property
+    def lock(self) -> api.Lock | None:
+        return api.read_lock(Path.cwd(), self.command.overrides) if self.command.has("--locked") else None
+
     def build(self, goal: Goal) -> api.Built:
         with reporting() as reporter:
             outside = self.command.has("--allow-outside")
             together = api.build_together(
-                [self.spec], goal, reporter=reporter, allow_outside=outside, frozen=self.command.has("--frozen")
+                [self.spec],
+                goal,
+                reporter=reporter,
+                allow_outside=outside,
+                frozen=self.command.has("--frozen"),
+                lock=self.lock,
             )
-        self.up_to_date = together.up_to_date
+        # The lock file is not among what a kept answer is compared with.
+        self.up_to_date = None if self.lock else together.up_to_date
         return together.builds[0]
 
     def built(self) -> api.Built:
@@ -263,6 +273,11 @@ def graph(job: Job, call: Call) -> Answer:
     return Answer(as_json(planned.plan, statuses), shown=drawn(planned.plan, statuses, form))
 
 
+def lock(job: Job, call: Call) -> Answer:
+    file = api.write_lock(Path.cwd(), job.command.overrides, job.built())
+    return Answer({"schema": 1, "lock": str(file)}, shown=str(file))
+
+
 def verify(job: Job, call: Call) -> Answer:
     said = api.verify(Path(call.operands[0]))
     return Answer(said, shown=f"{said['path']}: {text.count(said['files'], 'file')}, every byte as recorded")
@@ -317,6 +332,7 @@ def _limits(command: Command) -> dict[str, Any]:
     return {
         "max_size": size_of(largest) if largest else None,
         "older_s": age_of(oldest) if oldest else None,
+        "keep_roots": command.has("--keep-roots"),
         "dry_run": command.has("--dry-run"),
     }
 
@@ -332,6 +348,7 @@ VERBS: Mapping[str, Callable[[Job, Call], Answer]] = {
     "diff": diff,
     "graph": graph,
     "cache": cache,
+    "lock": lock,
     "verify": verify,
     "doctor": doctor,
     "completion": completion,

@@ -30,10 +30,12 @@ FLAGS: dict[str, Flag] = {
         Flag(name="--keep-going", short="-k", does="after a failure, build what does not depend on it"),
         Flag(name="--check", value="STEP", does="run STEP twice and compare the results"),
         Flag(name="--frozen", does="refuse a model revision that can move (a branch, a tag)"),
+        Flag(name="--locked", does="fail on any difference from what ./qeffbuild.lock says of these words"),
         Flag(name="--offline", does="do not use the network"),
         Flag(name="--allow-outside", does="let out=DIR lie outside the working folder"),
         Flag(name="--max-size", value="SIZE", does="cache gc: collect until the cache is this small, such as 10G"),
         Flag(name="--older", value="AGE", does="cache gc: collect what nobody has used for this long, such as 30d"),
+        Flag(name="--keep-roots", does="cache gc: spare what qeffbuild lock has built"),
         Flag(name="--dry-run", does="cache gc: only say what would go"),
         Flag(name="--debug", does="show tracebacks"),
         Flag(name="--version", does="print the version"),
@@ -189,7 +191,16 @@ def _checked(command: Command) -> Command:
         if command.is_sweep and not verb.sweeps:
             sweeping = " ".join(name for name, verb in VERBS.items() if verb.sweeps)
             raise SpecError("sweep.verb", f"{verb.name} cannot be swept with -m", hint=f"these can: {sweeping}")
-    for flag in ("--to", "--check", "--max-size", "--older", "--dry-run", "--allow-outside"):
+    for flag in (
+        "--to",
+        "--check",
+        "--max-size",
+        "--older",
+        "--keep-roots",
+        "--dry-run",
+        "--allow-outside",
+        "--locked",
+    ):
         takers = [name for name, verb in VERBS.items() if flag in verb.flags]
         if command.has(flag) and not any(call.verb in takers for call in command.calls):
             raise SpecError(
@@ -197,6 +208,9 @@ def _checked(command: Command) -> Command:
                 f"{flag} means nothing to {command.calls[0].verb}",
                 hint=f"it goes with: {' '.join(takers)}",
             )
+    if command.has("--locked") and (command.is_sweep or command.has("--check")):
+        other = "-m" if command.is_sweep else "--check"
+        raise SpecError("flag.verb", f"--locked means nothing to {other}", hint="lock and build one variant at a time")
     for flag, choices in {"--to": GOALS, **CHOICES}.items():
         said = command.value(flag)
         if said is not None and said not in choices:

@@ -44,11 +44,13 @@ def cache_du(store: Store) -> dict[str, Any]:
     }
 
 
-def cache_gc(store: Store, *, max_size: int | None, older_s: float | None, dry_run: bool) -> dict[str, Any]:
+def cache_gc(
+    store: Store, *, max_size: int | None, older_s: float | None, keep_roots: bool, dry_run: bool
+) -> dict[str, Any]:
     """Give space back: nothing that a running build uses."""
     from qeffbuild.store.collect import gc
 
-    done = gc(store, max_size=max_size, older_s=older_s, dry_run=dry_run)
+    done = gc(store, max_size=max_size, older_s=older_s, keep_roots=keep_roots, dry_run=dry_run)
     said = {"removed": list(done.removed), "freed": done.freed, "kept": done.kept, "dry_run": dry_run}
     return {"schema": 1, "root": str(store.root), **said}
 
