@@ -48,7 +48,12 @@ def _write_graph(work: Work, checkpoint: Folder) -> dict[str, str]:
 def _manifest(work: Work, facts: Mapping[str, Any], has_tokenizer: bool) -> dict[str, Any]:
     signature = IoSignature.load(work.inputs["graph"] / "io.json")
     lowered = json.loads((work.inputs["graph"] / "lower.json").read_text())
-    graph = {"file": f"{GRAPH}.onnx", "signature": signature.as_json(), "in_place": lowered["in_place"]}
+    graph = {
+        "file": f"{GRAPH}.onnx",
+        "signature": signature.as_json(),
+        "in_place": lowered["in_place"],
+        "rows_apart": lowered["rows_apart"],
+    }
     return {
         "backend": work.params["backend"],
         "task": facts["task"],

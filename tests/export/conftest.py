@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from qeffbuild.export.skeleton import configuration, small_model
 from qeffbuild.graph.files import load_graph, save_graph
 from qeffbuild.graph.ops import lower_portable
 from qeffbuild.signature import IoSignature
+
+sys.path.insert(0, str(Path(__file__).parent))  # the families' list serves two files
 
 CTX_LEN, VOCABULARY = 40, 256
 NUMPY = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}

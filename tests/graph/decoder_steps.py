@@ -30,7 +30,7 @@ def build(
         )
         graph = roles["quantized"] = out
     lowered, packaged = folder / "lower", folder / "package"
-    lowered.mkdir()
+    lowered.mkdir(parents=True)
     packaged.mkdir()
     lower.run(Work(name="lower", params={"attention": attention}, inputs={"graph": graph}, leaves={}, out=lowered))
     params = {

@@ -9,7 +9,7 @@ from typing import Any
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
-from qeffbuild.backends.onnxruntime.attention import lower_decoding
+from qeffbuild.backends.onnxruntime.attention import fuse_attention
 from qeffbuild.executor.work import Work
 from qeffbuild.graph.files import load_graph, save_graph
 from qeffbuild.graph.ops import SCATTER, lower_portable, readers, symbolic
@@ -31,13 +31,17 @@ def lower(model: ir.Model, signature: IoSignature, *, attention: str) -> dict[st
     InlinePass()(model)
     in_place = states_written_in_place(model.graph, signature)
     tied = share_tied_head(model.graph)
-    left = lower_decoding(model.graph) if attention == "auto" else {}
+    fused: dict[str, Any] = {"fused": {}, "left_portable": {}}
+    # Rows are run apart on views of the states, which have to lie together.
+    if attention == "auto" and all(state.axes[0] == "batch_size" for state in signature.states):
+        fused = fuse_attention(model)
     lower_portable(model)
     model.opset_imports["com.microsoft"] = 1
     return {
         "schema": 1,
-        "attention": {"asked": attention, "left_portable": left},  # of "auto": which nodes did not fit, and why
+        "attention": {"asked": attention, **fused},  # of "auto": what became of how many; what did not fit, and why
         "in_place": in_place,
+        "rows_apart": bool(fused["fused"]),
         "tied_head": tied,
     }
 

@@ -19,9 +19,7 @@ BLOCK_SIZES = (16, 32, 64, 128, 256)  # what MatMulNBits takes
 class Options:
     """How graphs are written for ONNX Runtime, and run by it."""
 
-    attention: Attention = option(
-        "auto", "auto: GroupQueryAttention for decoding where it fits; portable: standard operators"
-    )
+    attention: Attention = option("auto", "auto: GroupQueryAttention where it fits; portable: standard operators")
     threads: int | None = option(
         None, "threads of one operator; null: one per core; rebuilds nothing", low=1, high=1024
     )

@@ -2,7 +2,8 @@
 
 For each shape of the inputs there is one binding; a run copies the inputs into its buffers, runs, and hands out its
 output buffers. Retained states never move: where the graph allows it, a state's input and output are the same memory;
-elsewhere they are two buffers that change places.
+elsewhere they are two buffers that change places. A graph with fused attention is run in parts where it cannot take
+several rows at once (rows.py): the parts are bound to their rows of the same states.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from qeffbuild.backends.onnxruntime import rows
 from qeffbuild.errors import AbsentError, BackendError
 from qeffbuild.package import Package
-from qeffbuild.signature import Axis, IoSignature
+from qeffbuild.signature import Axis, IoSignature, State
 
 try:
     import onnxruntime as ort
@@ -52,15 +54,26 @@ def open_session(package: Package, *, threads: int | None = None) -> Session:
                 where=str(package.path),
                 hint="`qeffbuild verify` tells whether the package is damaged; else build it with this onnxruntime",
             ) from cause
-        graphs[name] = _Graph(loaded, package.signature(name), frozenset(said.get("in_place", ())))
+        signature, in_place = package.signature(name), frozenset(said.get("in_place", ()))
+        graphs[name] = _Graph(
+            session=loaded,
+            signature=signature,
+            names=tuple(tensor.name for tensor in signature.inputs),
+            in_place=in_place,
+            has_turns=len(in_place) < len(signature.states),
+            rows_apart=said.get("rows_apart", False),
+        )
     return Session(graphs)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Graph:
     session: ort.InferenceSession
     signature: IoSignature
+    names: tuple[str, ...]  # of the inputs, states apart
     in_place: frozenset[str]  # states whose input and output may share memory
+    has_turns: bool  # whether any state's may not, so that even and odd runs differ
+    rows_apart: bool  # whether attention is fused, which takes one token of many rows or many of one
 
 
 @dataclass(slots=True)
@@ -71,7 +84,8 @@ class States:
     ctx_len: int
     buffers: tuple[dict[str, np.ndarray], dict[str, np.ndarray]]  # read by even runs and odd runs; mostly the same
     turn: int = 0
-    bindings: OrderedDict[tuple[str, int, Shapes], _Binding] = field(default_factory=OrderedDict)
+    bindings: OrderedDict[tuple[Any, ...], _Binding] = field(default_factory=OrderedDict)
+    outputs: OrderedDict[tuple[str, Shapes], dict[str, np.ndarray]] = field(default_factory=OrderedDict)
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
@@ -98,15 +112,15 @@ class Session:
             second[state.name] = first[state.name] if shared else np.zeros_like(first[state.name])
         return States(batch_size, ctx_len, (first, second))
 
-    def run(self, graph: str, inputs: Mapping[str, np.ndarray], states: States) -> dict[str, np.ndarray]:
+    def run(self, graph: str, inputs: Mapping[str, np.ndarray], states: States) -> Mapping[str, np.ndarray]:
         """Runs once and updates the states. Outputs are views, good until the next run with the same shapes."""
         loaded = self._graphs[graph]
-        shapes = tuple(np.shape(inputs[tensor.name]) for tensor in loaded.signature.inputs)
-        binding = _binding(loaded, shapes, states)
-        for name, buffer in binding.inputs.items():
-            np.copyto(buffer, inputs[name], casting="same_kind")
-        loaded.session.run_with_iobinding(binding.io)
-        states.turn ^= 1
+        if loaded.rows_apart and not rows.is_whole(inputs[rows.POSITIONS]):
+            return _run_apart(loaded, inputs, states)
+        binding = _binding(loaded, inputs, states, None)
+        _run(loaded, binding, inputs)
+        if loaded.has_turns:
+            states.turn ^= 1
         return binding.outputs
 
 
@@ -117,36 +131,84 @@ class _Binding:
     outputs: dict[str, np.ndarray]
 
 
-def _binding(graph: _Graph, shapes: Shapes, states: States) -> _Binding:
+def _run(graph: _Graph, binding: _Binding, inputs: Mapping[str, np.ndarray]) -> None:
+    for name, buffer in binding.inputs.items():
+        np.copyto(buffer, inputs[name], casting="same_kind")
+    # The object behind InferenceSession: its own method looks each time for a device that a processor has not.
+    graph.session._sess.run_with_iobinding(binding.io._iobinding, None)
+
+
+def _run_apart(graph: _Graph, inputs: Mapping[str, np.ndarray], states: States) -> dict[str, np.ndarray]:
+    """The same as one run, in parts. Rows that sit out keep their states bit for bit."""
+    signature, whole = graph.signature, _outputs(graph, inputs, states)
+    now, next_ = states.buffers[states.turn], states.buffers[states.turn ^ 1]
+    moving = [state for state in signature.states if state.name not in graph.in_place]
+    for state in moving:
+        np.copyto(next_[state.name], now[state.name])
+    for part in rows.parts(inputs[rows.POSITIONS]):
+        share = rows.inputs_of(part, signature, inputs)
+        binding = _binding(graph, share, states, part)
+        kept = [(state, row, _touched(state, now, row).copy()) for row in part.idle for state in signature.states]
+        _run(graph, binding, share)
+        for state, row, content in kept:
+            _touched(state, next_, row)[...] = content
+        rows.place_outputs(part, signature, binding.outputs, whole)
+    if graph.has_turns:
+        states.turn ^= 1
+    return whole
+
+
+def _touched(state: State, buffers: Mapping[str, np.ndarray], row: int) -> np.ndarray:
+    """What a run writes of a row that has no token: slot 0, or all of a state without slots."""
+    mine = buffers[state.name][row]
+    return mine[(slice(None),) * (state.axes.index("ctx_len") - 1) + (0,)] if state.positional else mine
+
+
+def _binding(graph: _Graph, inputs: Mapping[str, np.ndarray], states: States, part: rows.Part | None) -> _Binding:
     """The buffers for inputs of these shapes, bound the first time that they are met."""
-    # Where every state is updated in place, even and odd runs are the same.
-    turn = 0 if len(graph.in_place) == len(graph.signature.states) else states.turn
-    key = (graph.signature.graph, turn, shapes)
+    shapes = tuple([inputs[name].shape for name in graph.names])
+    key = (graph.signature.graph, states.turn, part and (part.start, part.stop), shapes)
     if key in states.bindings:
         states.bindings.move_to_end(key)
         return states.bindings[key]
-    states.bindings[key] = _bind(graph, shapes, states)
+    states.bindings[key] = _bind(graph, shapes, states, part.rows if part else slice(None))
     if len(states.bindings) > _BINDINGS:
         states.bindings.popitem(last=False)
     return states.bindings[key]
 
 
-def _bind(graph: _Graph, shapes: Shapes, states: States) -> _Binding:
+def _bind(graph: _Graph, shapes: Shapes, states: States, rows: slice) -> _Binding:
     signature, io = graph.signature, graph.session.io_binding()
-    sizes = {"batch_size": states.batch_size, "ctx_len": states.ctx_len}
-    inputs, outputs = {}, {}
+    inputs = {}
     for tensor, shape in zip(signature.inputs, shapes, strict=True):
-        sizes |= {axis: size for axis, size in zip(tensor.axes, shape, strict=True) if isinstance(axis, str)}
         inputs[tensor.name] = np.zeros(shape, tensor.dtype)
         io.bind_ortvalue_input(tensor.name, _alias(inputs[tensor.name]))
-    for tensor in signature.outputs:
-        outputs[tensor.name] = np.zeros(_shape(tensor.axes, sizes), tensor.dtype)
-        io.bind_ortvalue_output(tensor.name, _alias(outputs[tensor.name]))
+    outputs = _make_outputs(graph, shapes, states, rows)
+    for name, array in outputs.items():
+        io.bind_ortvalue_output(name, _alias(array))
     now, next_ = states.buffers[states.turn], states.buffers[states.turn ^ 1]
     for state in signature.states:
-        io.bind_ortvalue_input(state.name, _alias(now[state.name]))
-        io.bind_ortvalue_output(state.output, _alias(next_[state.name]))
+        io.bind_ortvalue_input(state.name, _alias(now[state.name][rows]))
+        io.bind_ortvalue_output(state.output, _alias(next_[state.name][rows]))
     return _Binding(io, inputs, outputs)
+
+
+def _outputs(graph: _Graph, inputs: Mapping[str, np.ndarray], states: States) -> dict[str, np.ndarray]:
+    """Where the parts of a run put what they give; made once for each shape."""
+    shapes = tuple([inputs[name].shape for name in graph.names])
+    key = (graph.signature.graph, shapes)
+    if key not in states.outputs:
+        if len(states.outputs) == _BINDINGS:
+            states.outputs.popitem(last=False)
+        states.outputs[key] = _make_outputs(graph, shapes, states, slice(None))
+    return states.outputs[key]
+
+
+def _make_outputs(graph: _Graph, shapes: Shapes, states: States, rows: slice) -> dict[str, np.ndarray]:
+    sizes = {"batch_size": len(range(states.batch_size)[rows]), "ctx_len": states.ctx_len}
+    for tensor, shape in zip(graph.signature.inputs, shapes, strict=True):
+        sizes |= {axis: size for axis, size in zip(tensor.axes, shape, strict=True) if isinstance(axis, str)}
+    return {tensor.name: np.zeros(_shape(tensor.axes, sizes), tensor.dtype) for tensor in graph.signature.outputs}
 
 
 def _alias(array: np.ndarray) -> Any:
