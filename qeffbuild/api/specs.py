@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -17,6 +18,8 @@ from qeffbuild.store import Store
 
 if TYPE_CHECKING:
     from qeffbuild.models import Facts
+
+    Stamp = tuple[str, int, int]  # name, bytes, time of the last change
 
 
 def compose(overrides: Sequence[str] = (), *, conf_dirs: Sequence[Path] | None = None) -> BuildSpec:
@@ -46,7 +49,7 @@ def admit(spec: BuildSpec, *, frozen: bool = False) -> BuildSpec:
     from qeffbuild.models.fit import fit
     from qeffbuild.models.tokenizer import refuse_missing
 
-    facts = _facts(model.path, model.allow_pickle, model.trust_remote_code)
+    facts = _facts(model.path, _stamps(model.path), model.allow_pickle, model.trust_remote_code)
     fit(spec, facts)
     if facts.task == "causal-lm":
         refuse_missing(Path(model.path))
@@ -83,9 +86,17 @@ def _is_commit(revision: str | None) -> bool:
     return revision is not None and len(revision) == 40 and set(revision) <= set("0123456789abcdef")
 
 
+def _stamps(path: str) -> tuple[Stamp, ...]:
+    if not Path(path).is_dir():
+        return ()
+    with os.scandir(path) as entries:
+        found = [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
+    return tuple(sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in found))
+
+
 @lru_cache(maxsize=64)
-def _facts(path: str, allow_pickle: bool, trust_remote_code: bool) -> Facts:
-    """Read once, however many variants of a sweep share the model."""
+def _facts(path: str, stamps: tuple[Stamp, ...], allow_pickle: bool, trust_remote_code: bool) -> Facts:
+    """Read once, however many variants of a sweep share the model, for as long as its files are as they were."""
     from qeffbuild.models.facts import read_facts
 
     return read_facts(Path(path), allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)

@@ -182,3 +182,13 @@ def test_the_vendor_s_inputs_come_with_weights_and_commands(
     assert {"graph.onnx", "io.json", "specializations.json", "compile.sh", "commands.json"} <= set(said["files"])
     assert any(name.endswith(".safetensors") for name in said["files"])
     assert said["commands"][0][0].endswith("qaic-compile")
+
+
+def test_a_model_that_changed_is_read_again(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(DEMO, tmp_path / "model"))
+    spec = api.compose(["model=hf", f"model.path={folder}", "device_group=one"], conf_dirs=())
+    api.admit(spec)
+    (folder / "config.json").write_text("{")
+
+    with pytest.raises(ModelError, match="no valid JSON"):
+        api.admit(spec)
