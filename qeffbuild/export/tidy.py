@@ -23,10 +23,26 @@ def tidy(graph: ir.Graph) -> None:
             _drop_whole_slice(node, constants)
         elif node.op_type == "Reshape":
             _static_reshape(node, constants)
+        elif node.op_type == "Cast":
+            _drop_idle_cast(graph, node)
         elif node.op_type in BFLOAT16_ARITHMETIC:
             _in_float32(graph, node)
     remove_dead_nodes(graph)
     _share_equal_nodes(graph)
+
+
+def _drop_idle_cast(graph: ir.Graph, node: ir.Node) -> None:
+    """A cast to the type that a value has already; what hides behind one may be a state that was just written."""
+    source, result = node.inputs[0], node.outputs[0]
+    if source is None or source.dtype is None or int(source.dtype) != node.attributes["to"].as_int():
+        return
+    if result.is_graph_output():
+        if source.is_graph_input() or source.is_graph_output() or source.is_initializer():
+            return
+        graph.outputs[list(graph.outputs).index(result)] = source
+        source.name, result.name = result.name, source.name
+        source.shape = source.shape or result.shape
+    result.replace_all_uses_with(source)
 
 
 def _in_float32(graph: ir.Graph, node: ir.Node) -> None:

@@ -9,11 +9,12 @@ from qeffbuild.spec.types import BuildSpec
 
 def fit(spec: BuildSpec, facts: Facts) -> None:
     """Refuse a context, devices or pipeline stages that the model does not have room for."""
+    group = spec.device_group
     fit_values(
         facts,
         ctx_len=spec.specialization.ctx_len,
-        num_devices=spec.device_group.size,
-        mdp_num_partitions=spec.device_group.mdp_num_partitions,
+        num_devices=1 if group.allow_uneven else group.size,
+        mdp_num_partitions=1 if group.allow_uneven else group.mdp_num_partitions,
         kv_head_replication=spec.model.kv_head_replication,
         allow_extended_context=spec.model.allow_extended_context,
     )

@@ -70,8 +70,8 @@ def _front(spec: BuildSpec) -> tuple[Step, Step, Step]:
             "allow_extended_context": model.allow_extended_context,
             "kv_head_replication": model.kv_head_replication,
             "ctx_len": shapes.ctx_len,
-            "num_devices": devices.size,
-            "mdp_num_partitions": devices.mdp_num_partitions,
+            "num_devices": 1 if devices.allow_uneven else devices.size,
+            "mdp_num_partitions": 1 if devices.allow_uneven else devices.mdp_num_partitions,
         },
         reads={
             "task": "model.task",

@@ -144,13 +144,13 @@ def _devices(group: DeviceGroupSpec, model: ModelSpec) -> Iterator[QeffBuildErro
         what = f"device {twice[0]} is listed {group.devices.count(twice[0])} times"
         yield _fault("device.duplicate", "device_group.devices", what, f"name device {twice[0]} once")
     layers = model.num_hidden_layers if model.scale == "full" else None
-    if layers is not None and group.mdp_num_partitions > layers:
+    if layers is not None and group.mdp_num_partitions > layers and not group.allow_uneven:
         what = f"{group.mdp_num_partitions} stages is out of range: the model has {layers} layers"
         yield _fault("spec.range", "device_group.mdp_num_partitions", what, f"1 to {layers}")
     if group.mdp_num_partitions > group.size:
         what = f"{group.mdp_num_partitions} pipeline stages, but {group.size} devices"
         yield _fault("spec.conflict", "device_group.mdp_num_partitions", what, f"{group.size} or less")
-    if model.scale == "tiny":
+    if model.scale == "tiny" or group.allow_uneven:
         return
     if model.num_key_value_heads is not None:
         yield from _heads(group, model.num_key_value_heads, model.kv_head_replication)

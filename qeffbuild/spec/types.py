@@ -103,6 +103,9 @@ class DeviceGroupSpec:
     devices: tuple[int, ...] = option((0,), "device ids; their number is the number of tensor slices", low=0, high=1023)
     num_devices: int | None = option(None, "their number, when the ids are not known yet", low=1, high=1024)
     mdp_num_partitions: int = option(1, "pipeline stages over the devices", low=1, high=1024)
+    allow_uneven: bool = option(
+        False, "allow devices that share neither KV heads nor stages evenly, and stages without a layer"
+    )
 
     @property
     def size(self) -> int:

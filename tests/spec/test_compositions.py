@@ -45,7 +45,8 @@ def test_a_mapping_is_merged_and_a_list_is_replaced():
     composed = compose(["adapters={a: x}", "adapters.b=y", "device_group={devices: [3, 4]}"])
 
     assert composed.values["adapters"] == {"a": "x", "b": "y"}
-    assert composed.values["device_group"] == {"devices": [3, 4], "num_devices": None, "mdp_num_partitions": 1}
+    group = composed.values["device_group"]
+    assert group == {"devices": [3, 4], "num_devices": None, "mdp_num_partitions": 1, "allow_uneven": False}
 
 
 def test_a_name_inside_a_mapping_may_hold_a_dot():

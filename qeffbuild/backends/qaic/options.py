@@ -90,15 +90,15 @@ def _devices(spec: BuildSpec) -> Iterator[QeffBuildError]:
     if stages == 1:
         return
     key = "device_group.mdp_num_partitions"
-    if devices % stages:
+    if devices % stages and not group.allow_uneven:
         allowed = ", ".join(str(number) for number in range(1, devices + 1) if devices % number == 0)
         yield SpecError(
             "spec.divides",
             f"{key}: {devices} devices do not divide into {stages} stages: some would be left unused",
-            hint=f"with {devices} devices use one of: {allowed}",
+            hint=f"with {devices} devices use one of: {allowed}; device_group.allow_uneven=true leaves them unused",
         )
     layers = spec.model.num_hidden_layers
-    if layers is not None and stages > layers:
+    if layers is not None and stages > layers and not group.allow_uneven:
         yield SpecError(
             "spec.range", f"{key}: {stages} stages, but the model has {layers} layers", hint=f"{key}={layers}"
         )

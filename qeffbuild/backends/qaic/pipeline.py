@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from qeffbuild.errors import SpecError
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
@@ -36,12 +34,6 @@ def split_into_stages(nodes: Iterable[tuple[str, int | None]], stages: int, devi
     """`nodes` are (name, layer) in topological order. A node without a layer goes with the one before it."""
     placed = list(nodes)
     layers = sorted({layer for _, layer in placed if layer is not None})
-    if len(layers) < stages:
-        raise SpecError(
-            "spec.range",
-            f"device_group.mdp_num_partitions: {stages} stages, but the graph has {len(layers)} layers",
-            hint=f"device_group.mdp_num_partitions={max(len(layers), 1)}",
-        )
     stage_of = _stage_of_layer(layers, stages)
     members: list[list[str]] = [[] for _ in range(stages)]
     current = 0

@@ -26,8 +26,7 @@ from qeffbuild.graph.files import load_graph
 from qeffbuild.signature import IoSignature
 from qeffbuild.spec.types import QuantizationSpec, SpecializationSpec
 
-USER_PARTITIONS = "mdp_user.json"
-NODE_PRECISION = "node_precision_info.yaml"
+OURS = frozenset({GRAPH, SPECIALIZATIONS, CUSTOM_IO, COMMANDS, "io.json", "compile.sh"})
 
 
 def run(work: Work) -> None:
@@ -94,7 +93,7 @@ def write_documents(
         custom_io=custom_io,
         stages=stages,
         slices=slices,
-        node_precision_info=_taken(named, "node_precision_info", NODE_PRECISION, out, _any_text),
+        node_precision_info=_taken(named, "node_precision_info", out, _any_text),
     )
     return compile_argv(options, asked.quantization, asked.dtype, files)
 
@@ -105,7 +104,7 @@ def _partitions(asked: Asked, model: ir.Model, named: Mapping[str, Path], out: P
     if "mdp_load_partition_config" in named:
         known = {name for name, _ in partition_nodes(model)}
         check = partial(_check_partitions, known=known)
-        return _taken(named, "mdp_load_partition_config", USER_PARTITIONS, out, check), None
+        return _taken(named, "mdp_load_partition_config", out, check), None
     if asked.stages > 1:
         split = split_into_stages(partition_nodes(model), asked.stages, asked.num_devices)
         name = documents.pipeline_file(asked.num_devices, asked.stages)
@@ -118,16 +117,20 @@ def _partitions(asked: Asked, model: ir.Model, named: Mapping[str, Path], out: P
     return None, None
 
 
-def _taken(named: Mapping[str, Path], option: str, name: str, out: Path, check: Callable[[Path], None]) -> str | None:
-    """Copies the file that an option names, so that the folder is whole; its name there."""
+def _taken(named: Mapping[str, Path], option: str, out: Path, check: Callable[[Path], None]) -> str | None:
+    """Copies the file that an option names, so that the folder is whole; its name."""
     path = named.get(option)
     if path is None:
         return None
     if not path.is_file():
         raise BackendError("backend.file", f"backend.{option}: {path} is no file", hint="is the path right?")
+    if path.name in OURS:
+        raise BackendError(
+            "backend.file", f"backend.{option}: {path.name} is the name of a file of ours", hint="rename it"
+        )
     check(path)
-    shutil.copyfile(path, out / name)
-    return name
+    shutil.copyfile(path, out / path.name)
+    return path.name
 
 
 def _any_text(path: Path) -> None:

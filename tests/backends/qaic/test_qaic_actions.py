@@ -216,8 +216,8 @@ def test_partitions_of_a_users_own_come_along(build: Callable[..., Build], tmp_p
     folder = build(asked, mdp_load_partition_config=mine).documents()
 
     (argv,) = json.loads((folder / "commands.json").read_text())
-    assert argv[4] == "-mdp-load-partition-config=mdp_user.json"
-    assert (folder / "mdp_user.json").read_text() == mine.read_text()
+    assert argv[4] == "-mdp-load-partition-config=mine.json"
+    assert (folder / "mine.json").read_text() == mine.read_text()
     assert not (folder / "mdp_ts_2.json").exists()
 
 

@@ -1,0 +1,186 @@
+"""What QEfficient was told, by keyword -> the keys of a build that say the same, and notes on what they cannot."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qeffbuild.compat.flags import keywords
+from qeffbuild.compat.lengths import automatic, settled
+from qeffbuild.errors import SpecError
+from qeffbuild.spec.keys import Key, keys_of
+from qeffbuild.spec.text import nearest
+
+# Who compiles: a backend's name is said as on a command line.
+THE_COMPILER = ("backend", "backend=qaic".partition("=")[2])
+THE_TOOLS = ("backend", "backend=qnn".partition("=")[2])
+
+# Words that are not ours to carry, and what becomes of them.
+_LEFT_OUT = {
+    "compile_only": "nothing else is done than asked for anyway",
+    "verbose": "the log of every step is kept",
+    "dynamo": "there is one exporter",
+    "offload_pt_weights": "weights are never loaded whole",
+    "compile_dir": "results are filed under their keys; out=DIR copies a package",
+    "retain_full_kv": "every state keeps the whole context",
+    "iteration": "it belongs to a run of an image generator",
+    "automation": "it belongs to a run of an image generator",
+}
+# Words of qaic_config that mean nothing of their own here: what they switch on follows from another word.
+_CARRIED = frozenset({"replicate_kv_heads", "speculative_model_type"})
+
+
+@dataclass(slots=True)
+class Translation:
+    """`choices` and `values` are ours, by group and by dotted key; `notes` says what was left or changed."""
+
+    choices: dict[str, str] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def overrides(self) -> tuple[str, ...]:
+        """The same as words of a command line."""
+        return (
+            *(f"{group}={choice}" for group, choice in self.choices.items()),
+            *(f"{key}={quoted(value)}" for key, value in self.values.items()),
+        )
+
+
+def translate(said: Mapping[str, Any], others: Mapping[str, Any]) -> Translation:
+    """`said` holds words that QEfficient knows; `others` those that it hands to the compiler."""
+    known = keywords()
+    made = Translation(choices=dict([("model", "hf"), THE_COMPILER]))
+    tool = _tool_options(said)
+    made.choices |= tool.choices
+    made.values |= tool.values
+    _name_model(made, said)
+    for name, value in said.items():
+        flag = known.get(name)
+        if flag is None or flag.key is None or value is None or name in ("model_name", "local_model_dir"):
+            continue
+        made.values[flag.key] = value
+    if (mos := made.values.get("backend.mos")) is not None and mos <= 0:
+        del made.values["backend.mos"]
+    _set_lengths(made, said)
+    for name in ("dynamo", "verbose"):
+        if said.get(name):
+            made.notes.append(f"{name}: left out: {_LEFT_OUT[name]}")
+    _add_others(made, others)
+    return made
+
+
+def translate_call(request: Mapping[str, Any], config: Mapping[str, Any]) -> Translation:
+    """Keywords of `from_pretrained(...)` and `compile(...)`, as Python calls say them, for a model of `config`."""
+    loading, compiling = dict(request.get("from_pretrained", {})), dict(request.get("compile", {}))
+    extras = dict(loading.pop("qaic_config", None) or {})
+    dtype = str(loading.pop("torch_dtype", None) or loading.pop("dtype", None) or "").removeprefix("torch.")
+    known = keywords()
+    said = {name: value for part in (loading, extras, compiling) for name, value in part.items() if name in known}
+    made = translate(said, {name: value for name, value in compiling.items() if name not in known})
+    if dtype and dtype != "auto":
+        made.values["model.dtype"] = dtype
+    if extras.get("replicate_kv_heads"):
+        made.values["model.kv_head_replication"] = _replication(config, compiling.get("num_devices", 1))
+    for name in (*loading, *extras):
+        if name not in known and name not in _CARRIED:
+            made.notes.append(f"{name}: nothing here says this")
+    return made
+
+
+def _replication(config: Mapping[str, Any], devices: int) -> int:
+    """How often KV heads are repeated until they divide over the devices."""
+    heads = config.get("num_key_value_heads") or config["num_attention_heads"]
+    return next(times for times in range(1, devices + 1) if heads * times % devices == 0)
+
+
+def _tool_options(said: Mapping[str, Any]) -> Translation:
+    """QNN's tools where they were asked for."""
+    made = Translation()
+    asked = said.get("enable_qnn")
+    if asked:
+        made.choices = dict([THE_TOOLS])
+        made.values["backend.target"] = "aic"
+        if isinstance(asked, str):
+            made.values["backend.config"] = asked
+    return made
+
+
+def _name_model(made: Translation, said: Mapping[str, Any]) -> None:
+    folder, name = said.get("local_model_dir"), said.get("model_name")
+    if folder is None and name is not None and Path(name).is_dir():
+        folder = name
+    if folder is not None:
+        made.values["model.path"] = str(folder)
+    elif name is not None:
+        made.values["model.id"] = name
+
+
+def _set_lengths(made: Translation, said: Mapping[str, Any]) -> None:
+    """Compute context lengths, written out; what QEfficient would change quietly is changed with a note."""
+    prefill, decode = (list(said.get(f"comp_ctx_lengths_{phase}") or ()) for phase in ("prefill", "decode"))
+    if not (said.get("ccl_enabled") or prefill or decode):
+        return
+    ctx_len, chunk = said.get("ctx_len") or 128, said.get("prefill_seq_len") or 32
+    if prefill or decode:
+        lengths = settled(prefill, decode, ctx_len, chunk)
+    else:
+        lengths = automatic(ctx_len, chunk)
+    for phase, given, chosen in zip(("prefill", "decode"), (prefill, decode), lengths, strict=True):
+        is_there = said.get("prefill_only") is not (phase == "decode")
+        made.values.pop(f"specialization.comp_ctx_lengths_{phase}", None)
+        if not is_there:
+            continue
+        made.values[f"specialization.comp_ctx_lengths_{phase}"] = chosen
+        if given != chosen:
+            shown = given or "nothing"
+            made.notes.append(f"comp_ctx_lengths_{phase}: {shown} became {chosen}, as QEfficient makes of it")
+    if (longest := max(lengths[1])) > ctx_len:
+        made.values["specialization.ctx_len"] = longest
+        made.notes.append(f"ctx_len: {ctx_len} became {longest}, as QEfficient does with compute context lengths")
+
+
+def _add_others(made: Translation, others: Mapping[str, Any]) -> None:
+    """Options of the compiler: typed where we know them, else handed over as they are, unless they look misspelt."""
+    from importlib import import_module
+
+    known = keys_of(import_module("qeffbuild.backends").room(made.choices["backend"], "options").Options)
+    extra: list[str] = []
+    for name, value in others.items():
+        if name in _LEFT_OUT:
+            made.notes.append(f"{name}: left out: {_LEFT_OUT[name]}")
+        elif name in known and name not in ("compiler", "templates", "extra_args"):
+            made.values[f"backend.{name}"] = _as(known[name], name, value)
+        elif near := nearest(name, (*keywords(), *known)):
+            raise SpecError("flag.unknown", f"{name}: no such option", hint=f"did you mean {near}?")
+        elif value is not None and value is not False:
+            flag = f"-{name.replace('_', '-')}"
+            extra.append(flag if value is True or value == "True" else f"{flag}={value}")
+            made.notes.append(f"{name}: not known here; handed to the compiler as {extra[-1]}")
+    if extra:
+        made.values["backend.extra_args"] = extra
+
+
+def _as(key: Key, name: str, value: Any) -> Any:
+    """A word of the command line as what the key holds."""
+    if not isinstance(value, str) or key.kind == "text":
+        return value
+    if key.kind == "bool" and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if key.kind == "int" and re.fullmatch(r"[+-]?\d+", value):
+        return int(value)
+    raise SpecError("spec.type", f"{name}: {value[:60]!r} is not {key.holds}")
+
+
+def quoted(value: Any) -> str:
+    """A value as the override grammar reads it: text in quotes, so that it stays text."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(quoted, value))}]"
+    if isinstance(value, int | float) or re.fullmatch(r"[A-Za-z_/.][A-Za-z0-9_/.-]*", str(value)):
+        return str(value)
+    text = re.sub(r"(\\*)(\"|\Z)", lambda found: found[1] * 2 + ("\\" if found[2] else "") + found[2], str(value))
+    return f'"{text}"'

@@ -1,0 +1,78 @@
+"""A recorded model_config -> the folder of a random model of it, with a tokenizer of bytes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_SPECIAL = ("<pad>", "<s>", "</s>")
+
+
+def write_model(folder: Path, config: Mapping[str, Any]) -> None:
+    """Writes config.json, model.safetensors and a tokenizer that any vocabulary of 259 words or more has room for."""
+    import torch
+    import transformers
+
+    folder.mkdir(parents=True, exist_ok=True)
+    chosen = transformers.AutoConfig.for_model(**config)
+    cls = getattr(transformers, config["architectures"][0])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = cls._from_config(chosen)
+    transformers.utils.logging.disable_progress_bar()
+    model.save_pretrained(folder)
+    write_tokenizer(folder)
+
+
+def write_tokenizer(folder: Path) -> None:
+    words = [*_SPECIAL, *_byte_letters()]
+    said = {
+        "version": "1.0",
+        "added_tokens": [
+            {"id": i, "content": word, "special": True, "single_word": False, "lstrip": False, "rstrip": False}
+            | {"normalized": False}
+            for i, word in enumerate(_SPECIAL)
+        ],
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+        "model": {"type": "BPE", "vocab": {word: i for i, word in enumerate(words)}, "merges": []},
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(said))
+    named = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 2048, **named})
+    )
+
+
+def _byte_letters() -> list[str]:
+    """One printable letter per byte, as byte-level vocabularies have them."""
+    plain = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in plain]
+    return [chr(byte) for byte in plain] + [chr(256 + i) for i in range(len(others))]
+
+
+def config_of(case: Mapping[str, Any]) -> dict[str, Any]:
+    """The recorded configuration; where none was kept, its class's own, with what the graph's states say."""
+    request = case.get("request", case)
+    if said := request.get("model_config"):
+        return dict(said)
+    return _default_config(case)
+
+
+def _default_config(case: Mapping[str, Any]) -> dict[str, Any]:
+    """A record without a configuration still names the class, by its file, and shows layers, heads and vocabulary."""
+    import transformers
+
+    name = Path(case["io"]["onnx"]).stem
+    cls = getattr(transformers, name)
+    config = cls.config_class()
+    states = [tensor for tensor in case["io"]["inputs"] if tensor["name"].startswith("past_key.")]
+    logits = next(tensor for tensor in case["io"]["outputs"] if tensor["name"] == "logits")
+    config.num_hidden_layers = len(states)
+    if isinstance(logits["shape"][-1], int):
+        config.vocab_size = logits["shape"][-1]
+    if hasattr(config, "num_key_value_heads"):
+        config.num_key_value_heads = states[0]["shape"][1]
+    return {**config.to_dict(), "architectures": [name]}
