@@ -22,6 +22,12 @@ WINDOWS = {
     "gemma3_text": {"causal, rotary inside": 3, "window 8, rotary inside": 6},
     "mistral": {"window 8, rotary inside": 6},
 }
+FUSED = {
+    "llama": {"attention_packed": 6, "QuickGelu": 6, "RMSNormalization": 1, "SkipSimplifiedLayerNormalization": 12},
+    "gemma2": {"attention_packed": 6, "FastGelu": 6, "RMSNormalization": 13, "SkipSimplifiedLayerNormalization": 12},
+    "phi": {"FastGelu": 6, "SkipLayerNormalization": 6},
+    "mpt": {"Gelu": 6, "SkipLayerNormalization": 12},
+}
 QUICK = ("llama", "gemma2", "phi")  # one plain, one with windows and caps, one that turns a part of each head
 CASES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
 
@@ -50,6 +56,7 @@ def test_a_lowered_model_says_what_pytorch_says(exported, tmp_path, model_type):
     attention = lowered["attention"]
     assert bool(attention["fused"]) == (model_type not in OWN) == (not attention["left_portable"])
     assert attention["fused"] == WINDOWS.get(model_type, attention["fused"])
+    assert lowered["fused"].items() >= FUSED.get(model_type, {}).items()
 
 
 def opened(made: Any, folder: Path) -> tuple[Any, dict[str, Any]]:

@@ -24,7 +24,7 @@ def build(
     roles = {**inputs, "exported": decoder.exported}
     if quantization:
         out = folder / "quantize"
-        out.mkdir()
+        out.mkdir(parents=True)
         quantize.run(
             Work(name="quantize", params=quantization, inputs={**inputs, "graph": graph}, leaves=leaves, out=out)
         )

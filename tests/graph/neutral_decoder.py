@@ -210,7 +210,9 @@ class _Graph:
         return self.known(emit("Mul", scaled, self.weight(name)), ["batch_size", "seq_len", WIDTH])
 
     def linear(self, x: ir.Value, name: str) -> ir.Value:
-        return self.emit("MatMul", x, self.emit("Transpose", self.weight(name), perm=[1, 0]))
+        leading = list(x.shape)[:-1] if x.shape is not None else ["batch_size", "seq_len"]
+        made = self.emit("MatMul", x, self.emit("Transpose", self.weight(name), perm=[1, 0]))
+        return self.known(made, [*leading, self.tensors[name]["shape"][0]])
 
     def conv1d(self, x: ir.Value, name: str, width: int, out: int) -> ir.Value:
         flat = self.emit("Reshape", x, [-1, width])

@@ -9,7 +9,10 @@ from typing import Any
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
+from qeffbuild.backends.onnxruntime.activations import fuse_activations
 from qeffbuild.backends.onnxruntime.attention import fuse_attention
+from qeffbuild.backends.onnxruntime.norms import fuse_norms
+from qeffbuild.backends.onnxruntime.packing import absorb_biases, drop_detours, drop_flattening, pack_attention
 from qeffbuild.executor.work import Work
 from qeffbuild.graph.files import load_graph, save_graph
 from qeffbuild.graph.ops import SCATTER, lower_portable, readers, symbolic
@@ -37,9 +40,14 @@ def lower(model: ir.Model, signature: IoSignature, *, attention: str) -> dict[st
         fused = fuse_attention(model)
     lower_portable(model)
     model.opset_imports["com.microsoft"] = 1
+    counts = {"reshapes_dropped": drop_flattening(model.graph) + drop_detours(model.graph)}
+    counts["biases_absorbed"] = absorb_biases(model.graph)
+    counts["attention_packed"] = pack_attention(model.graph)
+    counts |= fuse_activations(model) | fuse_norms(model)
     return {
         "schema": 1,
         "attention": {"asked": attention, **fused},  # of "auto": what became of how many; what did not fit, and why
+        "fused": counts,
         "in_place": in_place,
         "rows_apart": bool(fused["fused"]),
         "tied_head": tied,
