@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from qeffbuild.signature import IoSignature
 MANIFEST = "manifest.json"
 PROVENANCE = "provenance.json"
 TOKENIZER = "tokenizer"
+ADAPTERS = "adapters"  # a folder, where adapters are inputs; beside it, in the folders of steps, its table
 SCHEMA = 1
 
 _REQUIRED = ("backend", "task", "graphs", "specialization", "model", "quantization", "tokenizer", "files", "digest")
@@ -124,6 +126,17 @@ def model_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
         "pad_token_id": said.get("pad_token_id"),
         "max_position_embeddings": longest,
     }
+
+
+def bring_adapters(source: Path, out: Path) -> dict[str, Any] | None:
+    """Copies the adapters that a step left, if it did; what the manifest says of them."""
+    table = source / f"{ADAPTERS}.json"
+    if not table.is_file():
+        return None
+    if (source / ADAPTERS).is_dir():
+        shutil.copytree(source / ADAPTERS, out / ADAPTERS, copy_function=shutil.copyfile)
+    said = json.loads(table.read_text())
+    return {"form": said["form"], "names": said["names"]}
 
 
 def write_provenance(

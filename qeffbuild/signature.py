@@ -69,5 +69,8 @@ class IoSignature:
             states=tuple(State(**{**item, "axes": tuple(item["axes"])}) for item in said["states"]),
         )
 
+    def with_inputs(self, inputs: tuple[Tensor, ...]) -> IoSignature:
+        return replace(self, inputs=inputs)
+
     def with_states(self, states: tuple[State, ...]) -> IoSignature:
         return replace(self, states=states)

@@ -16,7 +16,7 @@ from qeffbuild.graph.files import load_graph, save_graph
 from qeffbuild.graph.weights import Folder, Weights, checkpoint_folder
 from qeffbuild.graph.write import write_weights
 from qeffbuild.models import save_tokenizer
-from qeffbuild.package import TOKENIZER, Package, model_facts, write_manifest, write_provenance
+from qeffbuild.package import TOKENIZER, Package, bring_adapters, model_facts, write_manifest, write_provenance
 from qeffbuild.signature import IoSignature
 
 GRAPH = "decoder"
@@ -30,8 +30,10 @@ def run(work: Work) -> None:
 
     known = _write_graph(work, checkpoint)
     has_tokenizer = save_tokenizer(checkpoint.path, fetched, work.out / TOKENIZER)
+    adapters = bring_adapters(work.inputs["exported"], work.out)
     write_provenance(work.out, work.params, fetched, known)
-    package = write_manifest(work.out, _manifest(work, facts, has_tokenizer), known)
+    said = _manifest(work, facts, has_tokenizer)
+    package = write_manifest(work.out, said if adapters is None else {**said, "adapters": adapters}, known)
     _try_out(package, work)
 
 
@@ -76,7 +78,11 @@ def _try_out(package: Package, work: Work) -> None:
     states = session.allocate(GRAPH, 1, _TRIAL_CONTEXT)
     # The second token is padding: it must do no harm.
     tokens = {"input_ids": np.zeros((1, 2), np.int64), "position_ids": np.array([[0, -1]])}
-    logits = session.run(GRAPH, {**tokens, "logits_index": np.zeros((1, 1), np.int64)}, states)["logits"]
+    tokens["logits_index"] = np.zeros((1, 1), np.int64)
+    others = [tensor for tensor in session.signature(GRAPH).inputs if tensor.name not in tokens]
+    for tensor in others:
+        tokens[tensor.name] = np.zeros([size if isinstance(size, int) else 1 for size in tensor.axes], tensor.dtype)
+    logits = session.run(GRAPH, tokens, states)["logits"]
     vocabulary = package.model["vocab_size"]
     if logits.shape[-1] < vocabulary:
         raise StepError("step.check", f"{logits.shape[-1]} logits for a vocabulary of {vocabulary}")

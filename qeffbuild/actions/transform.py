@@ -21,7 +21,11 @@ def run(work: Work) -> None:
     model = load_graph(before / "graph.onnx")
     with (work.out / DATA).open("wb") as file:
         subject = Subject(
-            model=model, signature=IoSignature.load(before / "io.json"), leaves=work.leaves, data=DataFile(file)
+            model=model,
+            signature=IoSignature.load(before / "io.json"),
+            leaves=work.leaves,
+            out=work.out,
+            data=DataFile(file),
         )
         reports = []
         for done, said in enumerate(work.params["passes"]):

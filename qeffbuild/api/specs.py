@@ -42,15 +42,23 @@ def steps_of(spec: BuildSpec, goal: Goal) -> Plan:
 def admit(spec: BuildSpec, *, frozen: bool = False) -> BuildSpec:
     """The spec with its model pinned, once the model is seen to fit: before anything heavy is imported."""
     model = spec.model
+    if spec.adapters:
+        from qeffbuild.models.adapters import read_adapter
+
+        for folder in spec.adapters.values():
+            read_adapter(Path(folder))
     if model.scale == "tiny":
         return spec
     if model.path is None:
         return replace(spec, model=_pinned(model, frozen))
+    from qeffbuild.models.adapters import fit_adapter
     from qeffbuild.models.fit import fit
     from qeffbuild.models.tokenizer import refuse_missing
 
     facts = _facts(model.path, _stamps(model.path), model.allow_pickle, model.trust_remote_code)
     fit(spec, facts)
+    for name, folder in spec.adapters.items():
+        fit_adapter(name, Path(folder), facts.tensors)
     if facts.task == "causal-lm":
         refuse_missing(Path(model.path))
     return spec

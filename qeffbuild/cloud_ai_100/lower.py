@@ -22,6 +22,8 @@ from qeffbuild.graph.ops import ATTENTION, SCATTER, attention, given, symbolic
 from qeffbuild.graph.tied import share_tied_head
 from qeffbuild.signature import Axis, IoSignature, State, Tensor
 
+_OURS = ("input_ids", "position_ids", "logits_index")  # of a neutral graph's inputs; passes may have added others
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Form:
@@ -211,6 +213,8 @@ def clip_to_float16(graph: ir.Graph) -> None:
 
 def _check_states(states: Iterable[State]) -> None:
     for state in states:
+        if state.kind == "adapter":
+            continue
         if not state.positional or len(state.axes) != 4 or state.kind not in ("key", "value"):
             raise _unsupported(f"state {state.name} is not a cache of keys or values")
 
@@ -224,6 +228,7 @@ def _signature(neutral: IoSignature, form: Form) -> IoSignature:
         inputs.append(Tensor(name="batch_index", dtype="int64", axes=("batch_size", 1)))
     if form.num_logits_to_keep:
         inputs.append(Tensor(name="num_logits_to_keep", dtype="int64", axes=("num_logits_to_keep", 1)))
+    inputs += [tensor for tensor in neutral.inputs if tensor.name not in _OURS]
     kept: Axis = "num_logits_to_keep" if form.num_logits_to_keep else 1
     (logits,) = neutral.outputs
     return IoSignature(
@@ -235,6 +240,8 @@ def _signature(neutral: IoSignature, form: Form) -> IoSignature:
 
 
 def _state(state: State, form: Form) -> State:
+    if state.kind == "adapter":
+        return state
     name = state.name if form.kv_cache_prefix is None else f"{state.name}_{form.kv_cache_prefix}"
     rows = "full_batch_size" if form.continuous_batching else "batch_size"
     return replace(state, name=name, output=f"{name}_RetainedState", axes=(rows, *state.axes[1:]))

@@ -40,8 +40,11 @@ def _weights(spec: BuildSpec) -> Iterator[QeffBuildError]:
             f"model.dtype: {spec.model.dtype}, but graphs are float32; the compiler makes them float16",
             "model.dtype=float32",
         )
-    if spec.adapters:
-        yield conflict("adapters: this backend takes none yet", "merge them into the model first")
+    if spec.adapters and spec.transforms.lora == "inputs" and is_continuous(spec):
+        yield conflict(
+            "transforms.lora: inputs hold one adapter for all rows, but continuous batching mixes requests",
+            "transforms.lora=stacked",
+        )
 
 
 def _batching(spec: BuildSpec) -> Iterator[QeffBuildError]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from qeffbuild.plan.types import Step
+from qeffbuild.plan.types import Leaf, Step
 
 if TYPE_CHECKING:
     from qeffbuild.spec.types import BuildSpec
@@ -24,16 +24,20 @@ def transform(spec: BuildSpec, graph: str) -> Step | None:
         params={"passes": passes},
         reads={"passes": "graph passes"},
         inputs={"graph": graph},
+        leaves=tuple(Leaf(name=f"adapter.{name}", path=path) for name, path in spec.adapters.items()),
         code=(
             "qeffbuild.graph",
             "qeffbuild.signature",
+            "qeffbuild.models",
             "qeffbuild.transforms.subject",
             *(f"qeffbuild.transforms.{said['name']}" for said in passes),
         ),
-        tools=("ml-dtypes", "numpy", "onnx", "onnx-ir"),
+        tools=("ml-dtypes", "numpy", "onnx", "onnx-ir", "safetensors"),
     )
 
 
 def _passes(spec: BuildSpec) -> Iterator[dict[str, Any]]:
     if spec.model.kv_head_replication > 1:
         yield {"name": "replicate_kv", "times": spec.model.kv_head_replication}
+    if spec.adapters:
+        yield {"name": "lora", "form": spec.transforms.lora, "adapters": list(spec.adapters)}

@@ -17,6 +17,7 @@ from typing import Any
 
 from qeffbuild.errors import RunError
 from qeffbuild.package import Package
+from qeffbuild.runtime.adapters import Adapters
 from qeffbuild.runtime.metrics import Metrics, Tally
 from qeffbuild.runtime.request import Event, Finish, Limits, Output, Request
 from qeffbuild.runtime.sampling import Sampler, choose
@@ -43,10 +44,20 @@ class Generation:
 class Engine:
     """A package loaded and ready. It answers one stream at a time; its cache is used again by the next one."""
 
-    def __init__(self, session: Session, limits: Limits, tokenizer: Tokenizer | None, *, load_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        session: Session,
+        limits: Limits,
+        tokenizer: Tokenizer | None,
+        *,
+        adapters: Adapters = Adapters(),  # noqa: B008 - frozen
+        load_s: float = 0.0,
+    ) -> None:
         self.limits = limits
         self.tokenizer = tokenizer
+        self.adapters = adapters
         self.load_s = load_s
+        self._loaded = 0  # the adapter whose weights are in the inputs
         self.state = State(session, limits)
         self.current: Stream | None = None
 
@@ -56,7 +67,7 @@ class Engine:
         package = Package.open(path)
         limits = Limits.from_manifest(package.manifest)
         tokenizer = open_tokenizer(package.tokenizer) if package.tokenizer else None
-        engine = cls(open_session(package, threads=threads), limits, tokenizer)
+        engine = cls(open_session(package, threads=threads), limits, tokenizer, adapters=Adapters.of(package))
         engine.load_s = perf_counter() - began
         return engine
 
@@ -68,16 +79,24 @@ class Engine:
         """Answers every prompt, token by token as they come; all prompts are checked before anything runs."""
         tally = Tally()
         asked = _listed(prompts)
+        adapter = self.adapters.id_of(decoding.adapter)
         requests = [
-            Request(id=place, token_ids=tuple(self.encode(prompt, place)), decoding=decoding)
+            Request(id=place, token_ids=tuple(self.encode(prompt, place)), decoding=decoding, adapter=adapter)
             for place, prompt in enumerate(asked)
         ]
         if not requests:
             raise RunError("run.prompt", "there is no prompt", hint='give one: prompts=["Hi there!!"]')
         for request in requests:
             request.check(self.limits)
+        self._load(adapter)
         self.current = Stream(self, asked, requests, tally)
         return self.current
+
+    def _load(self, adapter: int) -> None:
+        """Where one adapter at a time is in the inputs, makes it this one."""
+        if self.adapters.folder is not None and adapter != self._loaded:
+            self.state.load_adapter(self.adapters.weights(adapter))
+            self._loaded = adapter
 
     def encode(self, prompt: Prompt, place: int = 0) -> Sequence[int]:
         """Token ids of a prompt; `place` names it in errors."""

@@ -46,6 +46,7 @@ class Request:
     id: int
     token_ids: tuple[int, ...]
     decoding: DecodingSpec
+    adapter: int = 0  # which one answers; 0 is the model alone
 
     def check(self, limits: Limits) -> None:
         """Raises RunError when the prompt cannot be run in these limits."""

@@ -21,6 +21,7 @@ class Row(NamedTuple):
     slot: int
     start: int
     token_ids: Sequence[int]
+    adapter: int = 0  # which one answers; 0 is the model alone
 
 
 @dataclass(slots=True)
@@ -62,7 +63,9 @@ class Scheduler:
             return self._prefill()
         if not self._decoding:
             return None
-        rows = [Row(answer.slot, answer.cached, answer.token_ids[-1:]) for answer in self._decoding]
+        rows = [
+            Row(answer.slot, answer.cached, answer.token_ids[-1:], answer.request.adapter) for answer in self._decoding
+        ]
         return Turn(1, False, rows, self._decoding)
 
     def advance(self, turn: Turn, token_ids: Sequence[int]) -> list[Finish | None]:
@@ -86,7 +89,7 @@ class Scheduler:
     def _prefill(self) -> Turn:
         width = self._limits.prefill_seq_len
         rows = [
-            Row(answer.slot, answer.cached, answer.token_ids[answer.cached : answer.cached + width])
+            Row(answer.slot, answer.cached, answer.token_ids[answer.cached :][:width], answer.request.adapter)
             for answer in self._prefilling
         ]
         # A row's first token comes from its own last chunk: the others may still have chunks to go, or be done.

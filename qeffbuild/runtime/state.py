@@ -6,7 +6,7 @@ between requests: a row begins at position 0, and a position is written before a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from qeffbuild.runtime.scheduler import Row
 from qeffbuild.runtime.session import Session
 
 GRAPH = "decoder"
+LORA_IDS = "lora_ids"  # [batch_size, 1]: the adapter of each row, where a package has several
 INPUTS = ("input_ids", "position_ids", "logits_index")
 PADDING = -1  # the position of a token that is neither written to the cache nor attends to anything
 
@@ -29,6 +30,7 @@ class Buffers:
     token_ids: np.ndarray
     positions: np.ndarray
     logits_index: np.ndarray
+    lora_ids: np.ndarray | None
 
 
 class State:
@@ -37,7 +39,7 @@ class State:
     def __init__(self, session: Session, limits: Limits) -> None:
         signature = session.signature(GRAPH)
         dtypes = {tensor.name: np.dtype(tensor.dtype) for tensor in signature.inputs}
-        if set(dtypes) != set(INPUTS):
+        if set(dtypes) - {LORA_IDS} != set(INPUTS):
             raise RunError(
                 "run.task",
                 f"the graph's inputs are {', '.join(dtypes)}; text is generated from {', '.join(INPUTS)}",
@@ -57,8 +59,10 @@ class State:
         """
         buffers = self._buffers.get((width, every_position)) or self._make_buffers(width, every_position)
         buffers.positions.fill(PADDING)
-        for slot, start, token_ids in rows:
+        for slot, start, token_ids, adapter in rows:
             count = len(token_ids)
+            if buffers.lora_ids is not None:
+                buffers.lora_ids[slot, 0] = adapter
             if count == 1:
                 buffers.token_ids[slot, 0] = token_ids[0]
                 buffers.positions[slot, 0] = start
@@ -69,11 +73,19 @@ class State:
                 buffers.logits_index[slot, 0] = count - 1
         return self._session.run(GRAPH, buffers.feed, self.states)["logits"]
 
+    def load_adapter(self, weights: Mapping[str, np.ndarray] | None) -> None:
+        """Puts an adapter's weights where the graph takes them as inputs; None takes out what is there."""
+        for state in self._session.signature(GRAPH).states:
+            if state.kind == "adapter":
+                self.states.arrays[state.name][...] = 0 if weights is None else weights[state.name]
+
     def _make_buffers(self, width: int, every_position: bool) -> Buffers:
         indices = np.arange(width) if every_position else np.zeros(1)
         shapes = {"input_ids": (self._slots, width), "position_ids": (self._slots, width)}
         feed = {name: np.zeros(shape, self._dtypes[name]) for name, shape in shapes.items()}
         feed["logits_index"] = np.tile(indices.astype(self._dtypes["logits_index"]), (self._slots, 1))
-        buffers = Buffers(feed, feed["input_ids"], feed["position_ids"], feed["logits_index"])
+        if LORA_IDS in self._dtypes:
+            feed[LORA_IDS] = np.zeros((self._slots, 1), self._dtypes[LORA_IDS])
+        buffers = Buffers(feed, feed["input_ids"], feed["position_ids"], feed["logits_index"], feed.get(LORA_IDS))
         self._buffers[width, every_position] = buffers
         return buffers

@@ -10,12 +10,14 @@ from pathlib import Path
 from qeffbuild.errors import AbsentError, ModelError, QeffBuildError, SpecError
 from qeffbuild.spec import matrix
 from qeffbuild.spec.text import nearest, shown
-from qeffbuild.spec.types import BuildSpec, DeviceGroupSpec, ModelSpec, SpecializationSpec
+from qeffbuild.spec.types import BASE, BuildSpec, DeviceGroupSpec, ModelSpec, SpecializationSpec
 
 # Compiled by their first use: a build with nothing to do never pays for it.
 _HUB_ID = r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?"
 _REVISION = r"[A-Za-z0-9][A-Za-z0-9._/-]*"
 _COMMIT = r"[0-9a-f]{40}"
+_ADAPTER = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+_MOST_ADAPTERS = 1024
 _QUANTIZERS = Path(__file__).parents[1] / "quantizers"
 
 
@@ -40,6 +42,7 @@ def _faults(spec: BuildSpec) -> Iterator[QeffBuildError]:
     yield from _shapes(spec.specialization)
     yield from _batching(spec.specialization)
     yield from _devices(spec.device_group, spec.model)
+    yield from _adapters(spec)
     yield from _elsewhere(spec)
     yield from _combination(spec)
 
@@ -166,6 +169,23 @@ def _heads(group: DeviceGroupSpec, kv_heads: int, replication: int) -> Iterator[
     repeat = next(times for times in range(1, slices + 1) if kv_heads * times % slices == 0)
     hint = f"use {allowed} devices, or repeat the heads: model.kv_head_replication={repeat}"
     yield _fault("spec.divides", "device_group.devices", what, hint)
+
+
+def _adapters(spec: BuildSpec) -> Iterator[QeffBuildError]:
+    if len(spec.adapters) > _MOST_ADAPTERS:
+        what = f"{len(spec.adapters)} adapters is out of range, which is 0 to {_MOST_ADAPTERS}"
+        yield _fault("spec.range", "adapters", what, "build several packages")
+    for name, folder in spec.adapters.items():
+        if not re.fullmatch(_ADAPTER, name) or name == BASE:
+            what = f"{shown(name)} cannot be an adapter's name"
+            yield _fault("spec.text", "adapters", what, f"letters, digits, - _ and . between them; not {BASE}")
+        if folder == "":
+            yield _fault("spec.missing", f"adapters.{name}", "the folder's name is empty", f"adapters.{name}=DIR")
+    asked = spec.decoding.adapter
+    if asked is not None and asked != BASE and spec.adapters and asked not in spec.adapters:
+        close = nearest(asked, [*spec.adapters, BASE])
+        hint = f"did you mean decoding.adapter={close}?" if close else f"one of: {', '.join([*spec.adapters, BASE])}"
+        yield _fault("spec.choice", "decoding.adapter", f"no adapter is called {shown(asked)}", hint)
 
 
 def _elsewhere(spec: BuildSpec) -> Iterator[QeffBuildError]:

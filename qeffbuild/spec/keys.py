@@ -20,6 +20,7 @@ from qeffbuild.spec.types import (
     ModelSpec,
     QuantizationSpec,
     SpecializationSpec,
+    TransformsSpec,
 )
 
 GROUPS: Mapping[str, type] = {
@@ -27,6 +28,7 @@ GROUPS: Mapping[str, type] = {
     "quantization": QuantizationSpec,
     "specialization": SpecializationSpec,
     "device_group": DeviceGroupSpec,
+    "transforms": TransformsSpec,
     "decoding": DecodingSpec,
     "launch": LaunchSpec,
     "cache": CacheSpec,

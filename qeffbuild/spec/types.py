@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+BASE = "base"  # the name under which a model with adapters answers without any
+
 Scale = Literal["full", "tiny"]
 Task = Literal["auto", "causal-lm"]
 Dtype = Literal["float32", "float16", "bfloat16"]
@@ -121,6 +123,15 @@ class BackendSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TransformsSpec:
+    """What is changed in the graph between export and the backend, beyond what other groups imply."""
+
+    lora: Literal["stacked", "inputs"] = option(
+        "stacked", "adapters all in the graph, one chosen per row; or the weights of one at a time as inputs"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DecodingSpec:
     """How tokens are chosen. Read at run time, never part of a build's key."""
 
@@ -139,6 +150,7 @@ class DecodingSpec:
     )
     seed: int = option(0, "seed of the sampler", low=0, high=(1 << 63) - 1)
     ignore_eos: bool = option(False, "go on after the end-of-text token")
+    adapter: str | None = option(None, "which adapter answers; null: the first, base: the model alone")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +184,7 @@ class BuildSpec:
     backend: BackendSpec
     decoding: DecodingSpec
     adapters: Mapping[str, str]
+    transforms: TransformsSpec = field(default_factory=TransformsSpec)
     launch: LaunchSpec
     cache: CacheSpec
     prompts: tuple[str, ...] = option((), "what `run` answers; none: the model's example prompts")

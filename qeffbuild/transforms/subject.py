@@ -1,4 +1,4 @@
-"""What a pass works on: the graph, its signature, files that the spec named, and a place for new tensors."""
+"""What a pass works on: the graph, its signature, files that the spec named, and a place for new tensors and files."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ class Subject:
     model: ir.Model
     signature: IoSignature
     leaves: Mapping[str, Path]
+    out: Path
     data: DataFile
     report: dict[str, Any] = field(default_factory=dict)
 

@@ -62,7 +62,7 @@ SPECIFICATION = [
     plan("19b", "specialization.num_speculative_tokens=3", kind="spec.conflict"),
     plan("19c", "backend=qaic", "specialization.num_speculative_tokens=[2,2]", kind="spec.duplicate"),
     plan("20a", "quantization.mxfp6_matmul=true", kind="spec.conflict", says="mxfp6"),
-    plan("21", "adapters={a:lora}", kind="spec.conflict", says="adapters", files={"lora/adapter_config.json": "{}"}),
+    plan("21", "adapters={a:lora}", kind="model.adapter", says="lora", files={"lora/adapter_config.json": "{}"}),
     plan("22", "+adapters.a=one", "+adapters.a=two", kind="override.exists", says="adapters.a"),
     plan("23a", "specialization.comp_ctx_lengths_decode=[64,64]", kind="spec.duplicate", says="64"),
     plan("23b", "device_group.devices=[]", kind="spec.empty", says="devices"),

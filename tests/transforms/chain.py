@@ -12,8 +12,11 @@ from qeffbuild.actions import package as package_action
 from qeffbuild.actions import transform as transform_action
 from qeffbuild.backends.onnxruntime import lower as lower_action
 from qeffbuild.executor.work import Work
+from qeffbuild.models.adapters import read_adapter
 from qeffbuild.runtime.engine import Engine
 from qeffbuild.spec.types import DecodingSpec
+
+__all__ = ["read_adapter"]
 
 PROMPTS = ([3, 1, 4, 1, 5, 9, 2, 6, 5], [27, 18], [11, 12, 13, 14, 15])
 ANSWER = 6

@@ -88,7 +88,6 @@ def _conflicts(spec: BuildSpec) -> Iterator[tuple[bool, str, str, str]]:
         f"{spec.model.dtype}, but onnxruntime computes in float32 on a processor",
         "leave it out: a checkpoint in another dtype is converted once, while packaging",
     )
-    yield (bool(spec.adapters), "adapters", "onnxruntime takes no adapters yet", "merge them into the model first")
 
 
 def _check_quantization(spec: BuildSpec) -> None:

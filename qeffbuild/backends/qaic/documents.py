@@ -35,8 +35,11 @@ def state_precision(dtype: Dtype, *, mxint8: bool) -> str | None:
 
 
 def custom_io_yaml(signature: IoSignature, precision: str, own: Path | None = None) -> str:
-    """Each state's input, then its output, in the graph's order; nothing else is listed."""
-    tensors = [name for state in signature.states for name in (state.name, state.output)]
+    """Each state's input, then its output, in the graph's order; with adapters, all inputs, then all outputs."""
+    states = signature.states
+    tensors = [name for state in states for name in (state.name, state.output)]
+    if any(state.kind == "adapter" for state in states):
+        tensors = [*(state.name for state in states), *(state.output for state in states)]
     shape = [{"IOName": str, "Precision": str}]
     said = {"tensors": tensors, "precision": precision}
     return render("qaic/custom_io.yaml.j2", said, result="yaml", shape=shape, own=own)

@@ -10,7 +10,7 @@ from qeffbuild.cloud_ai_100.names import SPECIALIZATIONS
 from qeffbuild.executor.work import Work
 from qeffbuild.graph.weights import checkpoint_folder
 from qeffbuild.models import save_tokenizer
-from qeffbuild.package import TOKENIZER, model_facts, write_manifest, write_provenance
+from qeffbuild.package import TOKENIZER, bring_adapters, model_facts, write_manifest, write_provenance
 from qeffbuild.signature import IoSignature
 
 
@@ -23,6 +23,7 @@ def run(work: Work) -> None:
     # The runtime reads the sizes of its buffers from the specializations, by their names.
     shutil.copyfile(work.inputs["documents"] / SPECIALIZATIONS, work.out / SPECIALIZATIONS)
     has_tokenizer = save_tokenizer(checkpoint.path, fetched, work.out / TOKENIZER)
+    adapters = bring_adapters(work.inputs["documents"], work.out)
     write_provenance(work.out, work.params, fetched)
     signature = IoSignature.load(work.inputs["documents"] / "io.json")
     manifest = {
@@ -39,4 +40,4 @@ def run(work: Work) -> None:
         "devices": work.params["num_devices"],
         "tokenizer": TOKENIZER if has_tokenizer else None,
     }
-    write_manifest(work.out, manifest)
+    write_manifest(work.out, manifest if adapters is None else {**manifest, "adapters": adapters})

@@ -83,6 +83,7 @@ def _render(spec: BuildSpec, graph: str) -> Step:
             *_named_files(options),
         ),
         code=(
+            "qeffbuild.package",
             "qeffbuild.rendering",
             "qeffbuild.signature",
             "qeffbuild.spec.types",

@@ -23,6 +23,7 @@ from qeffbuild.cloud_ai_100.specializations import specializations, with_windows
 from qeffbuild.errors import BackendError
 from qeffbuild.executor.work import Work
 from qeffbuild.graph.files import load_graph
+from qeffbuild.package import ADAPTERS, bring_adapters
 from qeffbuild.signature import IoSignature
 from qeffbuild.spec.types import QuantizationSpec, SpecializationSpec
 
@@ -34,6 +35,7 @@ def run(work: Work) -> None:
         shutil.copyfile(work.inputs["graph"] / name, work.out / name)
     model = load_graph(work.out / GRAPH)
     weights = bring_weights(model, work.inputs["exported"], work.out)
+    _bring_adapters(work)
     argv = write_documents(
         Asked.read(work.params), model, IoSignature.load(work.out / "io.json"), work.leaves, work.out
     )
@@ -41,6 +43,12 @@ def run(work: Work) -> None:
     script = work.out / "compile.sh"
     script.write_text(documents.compile_script(argv, weights, work.leaves.get("templates")))
     script.chmod(0o755)
+
+
+def _bring_adapters(work: Work) -> None:
+    """Their table, and where they are inputs, their weights: whoever runs the program has to feed them."""
+    if bring_adapters(work.inputs["exported"], work.out) is not None:
+        shutil.copyfile(work.inputs["exported"] / f"{ADAPTERS}.json", work.out / f"{ADAPTERS}.json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -66,7 +66,6 @@ def test_a_plain_spec_passes() -> None:
         ("specialization", {"kv_cache_batch_size": 8}, "specialization.kv_cache_batch_size"),
         ("model", {"dtype": "bfloat16"}, "model.dtype"),
         ("model", {"dtype": "float16"}, "model.dtype"),
-        ("spec", {"adapters": {"a": "folder"}}, "adapters"),
     ],
 )
 def test_what_it_cannot_do_is_refused_by_its_key(group: str, said: dict[str, Any], key: str) -> None:

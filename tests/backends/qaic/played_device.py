@@ -35,7 +35,11 @@ class Device:
         self.session = ort.InferenceSession(folder / "graph.onnx", providers=["CPUExecutionProvider"])
         self.signature = signature
         # What memory holds before anything was written is anything.
-        shapes = {state.name: (rows, state.axes[1], CONTEXT + 1, state.axes[3]) for state in signature.states}
+        sizes = {"batch_size": rows, "full_batch_size": rows, "ctx_len": CONTEXT + 1}
+        shapes = {
+            state.name: [axis if isinstance(axis, int) else sizes[axis] for axis in state.axes]
+            for state in signature.states
+        }
         self.states = {name: np.full(shape, np.nan, np.float32) for name, shape in shapes.items()}
 
     def run(self, ids: Sequence[Sequence[int]], positions: Sequence[Sequence[int]], **more: np.ndarray) -> np.ndarray:
