@@ -57,6 +57,15 @@ class Package:
         folder = self.manifest["tokenizer"]
         return None if folder is None else self.path / folder
 
+    @property
+    def task(self) -> str:
+        return self.manifest["task"]
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """The names of the graphs, sorted."""
+        return tuple(sorted(self.manifest["graphs"]))
+
     def graph(self, name: str = "decoder") -> Path:
         """The file of one graph; its weights lie beside it."""
         return self.path / self.manifest["graphs"][name]["file"]
@@ -114,17 +123,17 @@ def model_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     said = {**config.get("text_config", {}), **config, **(facts["generation_config"] or {})}
     eos = said.get("eos_token_id")
     # GPT-2's and MPT's words for the longest context; whoever has none says nothing of it.
-    longest = next(
-        (said[key] for key in ("max_position_embeddings", "n_positions", "max_seq_len") if key in said), None
-    )
+    lengths = ("max_position_embeddings", "n_positions", "max_seq_len", "max_target_positions")
+    longest = next((said[key] for key in lengths if key in said), None)
     return {
         "model_type": config["model_type"],
         "name": next(iter(config.get("architectures") or [config["model_type"]])),
-        "vocab_size": said["vocab_size"],
+        "vocab_size": said.get("vocab_size"),
         "eos_token_id": eos if isinstance(eos, list) else [] if eos is None else [eos],
         "bos_token_id": said.get("bos_token_id"),
         "pad_token_id": said.get("pad_token_id"),
         "max_position_embeddings": longest,
+        **_of_task(facts["task"], said),
     }
 
 
@@ -137,6 +146,19 @@ def bring_adapters(source: Path, out: Path) -> dict[str, Any] | None:
         shutil.copytree(source / ADAPTERS, out / ADAPTERS, copy_function=shutil.copyfile)
     said = json.loads(table.read_text())
     return {"form": said["form"], "names": said["names"]}
+
+
+def _of_task(task: str, said: Mapping[str, Any]) -> dict[str, Any]:
+    """What only the runtime of this task asks for."""
+    if task == "sequence-classification":
+        labels = said.get("id2label") or {}
+        many = said.get("problem_type") == "multi_label_classification"
+        return {"labels": [labels[key] for key in sorted(labels, key=int)], "many_labels": many}
+    if task in ("speech-seq2seq", "text-seq2seq"):
+        keys = ("decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id", "suppress_tokens")
+        more = ("begin_suppress_tokens", "bad_words_ids", "no_repeat_ngram_size", "min_length", "lang_to_id")
+        return {key: said.get(key) for key in (*keys, *more)}
+    return {}
 
 
 def write_provenance(

@@ -6,7 +6,7 @@ Export writes it, documents are rendered from it, the runtime binds state by it;
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,12 +43,17 @@ class State:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IoSignature:
-    """One graph's inputs and outputs, states apart. The order is the graph's own: inputs, states; outputs, states."""
+    """One graph's inputs and outputs, states apart. The order is the graph's own: inputs, states; outputs, states.
+
+    `held` are inputs that stay as they are from run to run: another graph makes them once (keys and values of a cross
+    cache, the embeddings of an image), and this one only reads them. They come after the states.
+    """
 
     graph: str
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     states: tuple[State, ...] = ()
+    held: tuple[Tensor, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         return {"schema": 1, **asdict(self)}
@@ -64,8 +69,9 @@ class IoSignature:
     def from_json(cls, said: Mapping[str, Any]) -> IoSignature:
         return cls(
             graph=said["graph"],
-            inputs=tuple(Tensor(**{**item, "axes": tuple(item["axes"])}) for item in said["inputs"]),
-            outputs=tuple(Tensor(**{**item, "axes": tuple(item["axes"])}) for item in said["outputs"]),
+            inputs=_tensors(said["inputs"]),
+            outputs=_tensors(said["outputs"]),
+            held=_tensors(said.get("held", ())),
             states=tuple(State(**{**item, "axes": tuple(item["axes"])}) for item in said["states"]),
         )
 
@@ -74,3 +80,7 @@ class IoSignature:
 
     def with_states(self, states: tuple[State, ...]) -> IoSignature:
         return replace(self, states=states)
+
+
+def _tensors(said: Iterable[Mapping[str, Any]]) -> tuple[Tensor, ...]:
+    return tuple(Tensor(**{**item, "axes": tuple(item["axes"])}) for item in said)

@@ -12,7 +12,7 @@ from qeffbuild.models.fit import fit_values
 from qeffbuild.models.numbers import nonfinite
 from qeffbuild.models.tokenizer import refuse_misfit, refuse_missing
 
-_FIT = ("ctx_len", "num_devices", "mdp_num_partitions", "kv_head_replication", "allow_extended_context")
+_FIT = ("ctx_len", "seq_len", "num_devices", "mdp_num_partitions", "kv_head_replication", "allow_extended_context")
 
 
 def run(work: Work) -> None:
@@ -22,7 +22,7 @@ def run(work: Work) -> None:
 
     # What costs nothing comes before what costs an import of torch.
     fit_values(facts, **{name: work.params[name] for name in _FIT})
-    refuse_missing(folder)
+    refuse_missing(folder, facts.task)
     work.progress(0.0, "looking for NaN")
     strange = nonfinite(folder, facts.tensors, work.progress)
     if strange and not work.params["allow_nonfinite"]:

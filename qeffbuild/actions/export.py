@@ -9,6 +9,7 @@ from typing import Any
 from qeffbuild.errors import ModelError
 from qeffbuild.executor.work import Work
 from qeffbuild.export import export
+from qeffbuild.models.tasks import CAUSAL
 
 
 def run(work: Work) -> None:
@@ -16,7 +17,13 @@ def run(work: Work) -> None:
     _refuse_dtype(work.params["dtype"])
     if work.params["trust_remote_code"]:
         _refuse_own_code(facts["config"])
-    export(facts, work.out, progress=work.progress)
+    if facts["task"] == CAUSAL:
+        export(facts, work.out, progress=work.progress)
+        return
+    from qeffbuild.export import tasks
+
+    asked = {name: work.params[name] for name in ("pooling", "normalize")}
+    tasks.export(facts, work.out, **asked, progress=work.progress)
 
 
 def _refuse_dtype(dtype: str) -> None:

@@ -20,7 +20,8 @@ _PIECE = 4 << 20
 def run(work: Work) -> None:
     trust_remote_code = work.params.get("trust_remote_code", False)
     folder = _folder(work)
-    facts = read_facts(folder, trust_remote_code=trust_remote_code)
+    asked = {name: work.params.get(name, "auto") for name in ("task", "pooling")}
+    facts = read_facts(folder, **asked, trust_remote_code=trust_remote_code)
     files = digests(folder, listing(folder, trust_remote_code=trust_remote_code), work.progress)
     said = {"schema": 1, "files": files}
     (work.out / "model.json").write_text(json.dumps(said, indent=1, sort_keys=True) + "\n", "utf-8")
@@ -35,7 +36,13 @@ def _folder(work: Work) -> Path:
 
         work.progress(0.0, f"making a tiny {work.params['model_type']}")
         own.mkdir()
-        write_tiny(own, work.params["model_type"], seed=work.params["seed"], tokenizer=DEMO)
+        write_tiny(
+            own,
+            work.params["model_type"],
+            task=work.params.get("task", "auto"),
+            seed=work.params["seed"],
+            tokenizer=DEMO,
+        )
         return own
     leaf = work.leaves["model"]
     allow_pickle, trust_remote_code = work.params["allow_pickle"], work.params["trust_remote_code"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -15,12 +15,15 @@ from qeffbuild.executor.work import Work
 from qeffbuild.graph.files import load_graph, save_graph
 from qeffbuild.graph.weights import Folder, Weights, checkpoint_folder
 from qeffbuild.graph.write import write_weights
+from qeffbuild.graphs import Member, members
 from qeffbuild.models import save_tokenizer
+from qeffbuild.models.tasks import GENERATING
 from qeffbuild.package import TOKENIZER, Package, bring_adapters, model_facts, write_manifest, write_provenance
-from qeffbuild.signature import IoSignature
+from qeffbuild.signature import Tensor
 
-GRAPH = "decoder"
-_TRIAL_CONTEXT = 4
+# What a trial run is fed where a graph's axis is free: the second token is padding, and must do no harm.
+_TRIAL = {"batch_size": 1, "seq_len": 2, "num_logits": 1, "ctx_len": 4}
+_TRIAL_SAMPLES = 16_000  # a second of sound
 
 
 def run(work: Work) -> None:
@@ -28,38 +31,43 @@ def run(work: Work) -> None:
     fetched = json.loads((work.inputs["model"] / "model.json").read_text())["files"]
     checkpoint = checkpoint_folder(work.inputs["model"], work.leaves.get("model"))
 
-    known = _write_graph(work, checkpoint)
+    graphs = members(work.inputs["graph"])
+    known = _write_graphs(graphs, work, checkpoint)
     has_tokenizer = save_tokenizer(checkpoint.path, fetched, work.out / TOKENIZER)
     adapters = bring_adapters(work.inputs["exported"], work.out)
     write_provenance(work.out, work.params, fetched, known)
-    said = _manifest(work, facts, has_tokenizer)
+    said = _manifest(graphs, work, facts, has_tokenizer)
     package = write_manifest(work.out, said if adapters is None else {**said, "adapters": adapters}, known)
     _try_out(package, work)
 
 
-def _write_graph(work: Work, checkpoint: Folder) -> dict[str, str]:
-    """decoder.onnx and decoder.data; the digest of the latter, taken while writing."""
+def _write_graphs(graphs: Sequence[Member], work: Work, checkpoint: Folder) -> dict[str, str]:
+    """NAME.onnx and NAME.data of each graph; the digests of the latter, taken while writing."""
     steps = [work.inputs[role] for role in ("graph", "quantized", "exported") if role in work.inputs]
-    weights = Weights(*(Folder(step) for step in steps), checkpoint)
-    model = load_graph(work.inputs["graph"] / "graph.onnx")
-    written = write_weights(model, weights, work.out / f"{GRAPH}.data", work.progress)
-    save_graph(model, work.out / f"{GRAPH}.onnx")
-    return {f"{GRAPH}.data": written.sha256}
+    known = {}
+    for member in graphs:
+        weights = Weights(*(Folder(step) for step in steps), checkpoint)
+        model = load_graph(member.graph)
+        written = write_weights(model, weights, work.out / f"{member.name}.data", work.progress)
+        save_graph(model, work.out / f"{member.name}.onnx")
+        known[f"{member.name}.data"] = written.sha256
+    return known
 
 
-def _manifest(work: Work, facts: Mapping[str, Any], has_tokenizer: bool) -> dict[str, Any]:
-    signature = IoSignature.load(work.inputs["graph"] / "io.json")
-    lowered = json.loads((work.inputs["graph"] / "lower.json").read_text())
-    graph = {
-        "file": f"{GRAPH}.onnx",
-        "signature": signature.as_json(),
-        "in_place": lowered["in_place"],
-        "rows_apart": lowered["rows_apart"],
-    }
+def _manifest(graphs: Sequence[Member], work: Work, facts: Mapping[str, Any], has_tokenizer: bool) -> dict[str, Any]:
+    said = {}
+    for member in graphs:
+        lowered = json.loads((work.inputs["graph"] / f"{member.prefix}lower.json").read_text())
+        said[member.name] = {
+            "file": f"{member.name}.onnx",
+            "signature": member.signature.as_json(),
+            "in_place": lowered["in_place"],
+            "rows_apart": lowered["rows_apart"],
+        }
     return {
         "backend": work.params["backend"],
         "task": facts["task"],
-        "graphs": {GRAPH: graph},
+        "graphs": said,
         "specialization": work.params["specialization"],
         "model": model_facts(facts),
         "quantization": work.params["quantization"],
@@ -68,27 +76,42 @@ def _manifest(work: Work, facts: Mapping[str, Any], has_tokenizer: bool) -> dict
 
 
 def _try_out(package: Package, work: Work) -> None:
-    """The checker's opinion, then a real run of one token: a package that does not run is not published."""
-    try:
-        onnx.checker.check_model(str(package.graph(GRAPH)))
-    except onnx.checker.ValidationError as cause:
-        problem = str(cause).strip().splitlines()[0]
-        raise StepError("step.check", f"{GRAPH}.onnx is not valid: {problem}") from cause
+    """The checker's opinion, then a real run of each graph: a package that does not run is not published."""
+    for name in package.graphs:
+        try:
+            onnx.checker.check_model(str(package.graph(name)))
+        except onnx.checker.ValidationError as cause:
+            problem = str(cause).strip().splitlines()[0]
+            raise StepError("step.check", f"{name}.onnx is not valid: {problem}") from cause
     session = import_module(work.params["session"]).open_session(package, threads=1)
-    states = session.allocate(GRAPH, 1, _TRIAL_CONTEXT)
-    # The second token is padding: it must do no harm.
-    tokens = {"input_ids": np.zeros((1, 2), np.int64), "position_ids": np.array([[0, -1]])}
-    tokens["logits_index"] = np.zeros((1, 1), np.int64)
-    others = [tensor for tensor in session.signature(GRAPH).inputs if tensor.name not in tokens]
-    for tensor in others:
-        tokens[tensor.name] = np.zeros([size if isinstance(size, int) else 1 for size in tensor.axes], tensor.dtype)
-    logits = session.run(GRAPH, tokens, states)["logits"]
+    for name in package.graphs:
+        _try_graph(session, package, name, is_finite_wanted=not work.params["allow_nonfinite"])
+
+
+def _try_graph(session: Any, package: Package, name: str, *, is_finite_wanted: bool) -> None:
+    signature = session.signature(name)
+    states = session.allocate(name, _TRIAL["batch_size"], _TRIAL["ctx_len"])
+    session.hold(states, {tensor.name: _trial(tensor) for tensor in signature.held})
+    inputs = {tensor.name: _trial(tensor) for tensor in signature.inputs}
+    if "position_ids" in inputs:
+        inputs["position_ids"] = np.array([[0, -1]])
+    made = session.run(name, inputs, states)
     vocabulary = package.model["vocab_size"]
-    if logits.shape[-1] < vocabulary:
-        raise StepError("step.check", f"{logits.shape[-1]} logits for a vocabulary of {vocabulary}")
-    if not np.isfinite(logits).all() and not work.params["allow_nonfinite"]:
+    if package.manifest["task"] in GENERATING and "logits" in made and made["logits"].shape[-1] < vocabulary:
+        raise StepError("step.check", f"{made['logits'].shape[-1]} logits for a vocabulary of {vocabulary}")
+    if is_finite_wanted and not all(np.isfinite(array).all() for array in made.values()):
         raise StepError(
             "step.check",
-            "a run of one token gives logits that are not finite",
+            f"a short run of the graph {name!r} gives numbers that are not finite",
             hint="look for overflow (model.dtype=float32), or say model.allow_nonfinite=true",
         )
+
+
+def _trial(tensor: Tensor) -> np.ndarray:
+    """Zeros of a small shape; a mask that hides nothing but the last token, which then is padding."""
+    is_sound = tensor.dtype == "float32" and tensor.axes[1:] == ("seq_len",)
+    sizes = {**_TRIAL, "seq_len": _TRIAL_SAMPLES} if is_sound else _TRIAL
+    array = np.zeros([axis if isinstance(axis, int) else sizes.get(axis, 1) for axis in tensor.axes], tensor.dtype)
+    if tensor.name == "attention_mask":
+        array[:, :1] = 1
+    return array

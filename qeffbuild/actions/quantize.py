@@ -19,22 +19,26 @@ from qeffbuild.graph.fold import compute, identity, remove_unread, sources
 from qeffbuild.graph.products import Product, as_rows, products, replace_product
 from qeffbuild.graph.weights import Folder, Weights, checkpoint_folder, reference_of
 from qeffbuild.graph.write import DataFile, stored_value
+from qeffbuild.graphs import members
 
 DATA = "quantized.data"
 HEAD = "lm_head.weight"  # what the weight that makes the logits is also called, tied to the embeddings or not
 
 
 def run(work: Work) -> None:
-    model = load_graph(work.inputs["graph"] / "graph.onnx")
     facts = json.loads((work.inputs["model"] / "facts.json").read_text())
     checkpoint = checkpoint_folder(work.inputs["model"], work.leaves.get("model"))
     weights = Weights(Folder(work.inputs["graph"]), checkpoint)
     names = {(said["file"], said["offset"]): name for name, said in facts["tensors"].items()}
-    with (work.out / DATA).open("wb") as file:
-        said = _Quantization(model, weights, names, DataFile(file), work.params).carry_out(work)
-    save_graph(model, work.out / "graph.onnx")
-    shutil.copyfile(work.inputs["graph"] / "io.json", work.out / "io.json")
-    (work.out / "quantize.json").write_text(json.dumps(said, indent=1, sort_keys=True) + "\n")
+    for member in members(work.inputs["graph"]):
+        model = load_graph(member.graph)
+        with (work.out / f"{member.prefix}{DATA}").open("wb") as file:
+            quantization = _Quantization(model, weights, names, DataFile(file), work.params)
+            quantization.location = f"{member.prefix}{DATA}"
+            said = quantization.carry_out(work)
+        save_graph(model, work.out / member.file)
+        shutil.copyfile(member.io, work.out / member.io.name)
+        (work.out / f"{member.prefix}quantize.json").write_text(json.dumps(said, indent=1, sort_keys=True) + "\n")
 
 
 class _Quantization:
@@ -54,6 +58,7 @@ class _Quantization:
         self.made: dict[str, list[ir.Value]] = {}
         self.quantized: dict[str, list[int]] = {}
         self.kept: dict[str, str] = {}
+        self.location = DATA
 
     def carry_out(self, work: Work) -> dict[str, Any]:
         found = list(products(self.model.graph))
@@ -100,7 +105,7 @@ class _Quantization:
         for part, array in parts.items():
             if array is None:
                 continue
-            value = stored_value(f"{prefix}.{part}", array, self.output, DATA)
+            value = stored_value(f"{prefix}.{part}", array, self.output, self.location)
             self.model.graph.initializers.add(value)
             values.append(value)
         return values

@@ -11,8 +11,19 @@ from qeffbuild.api.explaining import diff, why
 from qeffbuild.api.handing_out import emit, hand_out
 from qeffbuild.api.locking import Lock, read_lock, write_lock
 from qeffbuild.api.planning import Outlook, Planned, UpToDate, plan, plan_together
-from qeffbuild.api.specs import admit, check_out, compose, open_store
-from qeffbuild.api.using import bench, eval_file_of, evaluate, open_engine, prompts_of, run
+from qeffbuild.api.specs import admit, check_out, compose, known_task, open_store
+from qeffbuild.api.using import (
+    asked_of,
+    bench,
+    check_asked,
+    eval_file_of,
+    evaluate,
+    open_engine,
+    open_reader,
+    prompts_of,
+    run,
+    task_of,
+)
 from qeffbuild.report.keeping import cache_du, cache_gc, cache_ls, cache_verify
 
 __all__ = [
@@ -23,6 +34,7 @@ __all__ = [
     "Together",
     "UpToDate",
     "admit",
+    "asked_of",
     "bench",
     "build",
     "build_together",
@@ -31,6 +43,7 @@ __all__ = [
     "cache_ls",
     "cache_verify",
     "check",
+    "check_asked",
     "check_out",
     "compose",
     "diff",
@@ -39,14 +52,17 @@ __all__ = [
     "eval_file_of",
     "evaluate",
     "hand_out",
+    "known_task",
     "not_reproducible",
     "open_engine",
+    "open_reader",
     "open_store",
     "plan",
     "plan_together",
     "prompts_of",
     "read_lock",
     "run",
+    "task_of",
     "verify",
     "why",
     "write_lock",

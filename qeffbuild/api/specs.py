@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from qeffbuild import backends, paths
 from qeffbuild.errors import ModelError, PathError
 from qeffbuild.plan import Goal, Plan, resolve
+from qeffbuild.spec.for_task import check_task
 from qeffbuild.spec.load import from_config
 from qeffbuild.spec.types import BuildSpec, ModelSpec
 from qeffbuild.store import Store
@@ -48,19 +49,46 @@ def admit(spec: BuildSpec, *, frozen: bool = False) -> BuildSpec:
         for folder in spec.adapters.values():
             read_adapter(Path(folder))
     if model.scale == "tiny":
-        return spec
+        return _admit_tiny(spec)
     if model.path is None:
         return replace(spec, model=_pinned(model, frozen))
     from qeffbuild.models.adapters import fit_adapter
     from qeffbuild.models.fit import fit
     from qeffbuild.models.tokenizer import refuse_missing
 
-    facts = _facts(model.path, _stamps(model.path), model.allow_pickle, model.trust_remote_code)
+    facts = _facts_of(model)
+    check_task(spec, facts.task)
     fit(spec, facts)
     for name, folder in spec.adapters.items():
         fit_adapter(name, Path(folder), facts.tensors)
-    if facts.task == "causal-lm":
-        refuse_missing(Path(model.path))
+    refuse_missing(Path(model.path), facts.task)
+    return spec
+
+
+def known_task(spec: BuildSpec) -> str | None:
+    """What the model does, as far as that is known without fetching it."""
+    model = spec.model
+    if model.scale == "tiny":
+        from qeffbuild.models.tasks import task_of_type
+
+        return task_of_type(model.model_type or "", model.task)
+    if model.path is None:
+        return None if model.task == "auto" else model.task
+    return _facts(
+        model.path, _stamps(model.path), model.task, model.pooling, model.allow_pickle, model.trust_remote_code
+    ).task
+
+
+def _admit_tiny(spec: BuildSpec) -> BuildSpec:
+    """A tiny model is as its type says; what is unknown here, the step that makes it refuses with suggestions."""
+    from qeffbuild.models.tasks import task_of_type
+
+    model_type, asked = spec.model.model_type or "", spec.model.task
+    task = task_of_type(model_type, asked)
+    if task is None and (known := task_of_type(model_type)) is not None:
+        raise ModelError("model.task", f"model.task: {model_type} has no {asked} class", hint=f"model.task={known}")
+    if task is not None:
+        check_task(spec, task)
     return spec
 
 
@@ -102,9 +130,20 @@ def _stamps(path: str) -> tuple[Stamp, ...]:
     return tuple(sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in found))
 
 
+def _facts_of(model: ModelSpec) -> Facts:
+    """The facts of a local model."""
+    assert model.path is not None
+    code = (model.allow_pickle, model.trust_remote_code)
+    return _facts(model.path, _stamps(model.path), model.task, model.pooling, *code)
+
+
 @lru_cache(maxsize=64)
-def _facts(path: str, stamps: tuple[Stamp, ...], allow_pickle: bool, trust_remote_code: bool) -> Facts:
+def _facts(
+    path: str, stamps: tuple[Stamp, ...], task: str, pooling: str, allow_pickle: bool, trust_remote_code: bool
+) -> Facts:
     """Read once, however many variants of a sweep share the model, for as long as its files are as they were."""
     from qeffbuild.models.facts import read_facts
 
-    return read_facts(Path(path), allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
+    return read_facts(
+        Path(path), task=task, pooling=pooling, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code
+    )

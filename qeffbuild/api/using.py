@@ -12,13 +12,42 @@ from qeffbuild.world import locate
 
 if TYPE_CHECKING:
     from qeffbuild.runtime.engine import Engine, Generation
+    from qeffbuild.runtime.reading import Answers, Asked, Reader
 
 
 def open_engine(built: Built) -> Engine:
-    """The package, loaded on its devices."""
+    """The package, loaded on its devices, to go on with texts."""
     from qeffbuild.runtime.engine import Engine
 
-    return Engine.open(built.package, threads=getattr(built.spec.backend.options, "threads", None))
+    if (task := task_of(built)) != "causal-lm":
+        found = f"{built.spec.model.name}: a model of task {task} does not go on with a text"
+        raise RunError("run.task", found, hint="`qeffbuild run` prints what it does")
+    return Engine.open(built.package, threads=_threads(built))
+
+
+def open_reader(built: Built) -> Reader:
+    """The package of another task, loaded on its devices."""
+    from qeffbuild.runtime.reader import open_reader as opened
+
+    return opened(built.package, threads=_threads(built))
+
+
+def task_of(built: Built) -> str:
+    """What a built package does."""
+    from qeffbuild.package import Package
+
+    return Package.open(built.package).task
+
+
+def asked_of(spec: BuildSpec) -> Asked:
+    """What a run of the spec is given; a model that hears has no use for its example prompts."""
+    from qeffbuild.runtime.reading import Asked
+
+    return Asked(prompts=prompts_of(spec), audio=spec.audio, decoding=spec.decoding)
+
+
+def _threads(built: Built) -> int | None:
+    return getattr(built.spec.backend.options, "threads", None)
 
 
 def prompts_of(spec: BuildSpec) -> tuple[str, ...]:
@@ -32,9 +61,20 @@ def prompts_of(spec: BuildSpec) -> tuple[str, ...]:
     return spec.prompts or spec.model.example_prompts
 
 
-def run(built: Built) -> Generation:
-    """Generate answers to the spec's prompts."""
-    return open_engine(built).generate(prompts_of(built.spec), built.spec.decoding)
+def check_asked(task: str, asked: Asked) -> None:
+    """Refuses what a model of this task cannot take."""
+    from qeffbuild.runtime import reader
+
+    reader.check_asked(task, asked)
+
+
+def run(built: Built) -> Generation | Answers:
+    """Answers to what the spec asks: text, embeddings, labels or transcripts, by the model's task."""
+    asked = asked_of(built.spec)
+    check_asked(task_of(built), asked)
+    if task_of(built) == "causal-lm":
+        return open_engine(built).generate(asked.prompts, asked.decoding)
+    return open_reader(built).answer(asked)
 
 
 def bench(built: Built) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from qeffbuild.errors import AbsentError, QeffBuildError, SpecError, StoreError,
 from qeffbuild.plan.types import Goal
 from qeffbuild.report import text
 from qeffbuild.report.progress import reporting
-from qeffbuild.report.table import Look
+from qeffbuild.report.table import Look, table
 from qeffbuild.spec.load import from_config
 from qeffbuild.spec.types import BuildSpec
 from qeffbuild.store import Store
@@ -200,8 +200,14 @@ def _check(job: Job, step: str) -> Answer:
 
 
 def run(job: Job, call: Call) -> Answer:
-    prompts = api.prompts_of(job.spec)
+    asked, task = api.asked_of(job.spec), api.known_task(job.spec)
+    if task is not None:
+        api.check_asked(task, asked)
     built = job.built()
+    api.check_asked(task := api.task_of(built), asked)
+    if task != "causal-lm":
+        return _read(job, built, asked)
+    prompts = asked.prompts
     engine = api.open_engine(built)
     stream = engine.stream(prompts, job.spec.decoding)
     if not job.as_json:
@@ -209,6 +215,14 @@ def run(job: Job, call: Call) -> Answer:
     result = stream.result()
     said = {"schema": 1, "package": str(built.package), **result.as_json()}
     return Answer(said, told=f"\n{text.metrics(said['metrics'], Look.of(sys.stderr))}")
+
+
+def _read(job: Job, built: api.Built, asked: Any) -> Answer:
+    """What a model of another task makes of its inputs, one row each."""
+    answers = api.open_reader(built).answer(asked)
+    said = {"schema": 1, "package": str(built.package), **answers.as_json()}
+    shown = table(answers.columns, answers.rows, Look.of(sys.stdout)) if answers.columns else "\n".join(*answers.rows)
+    return Answer(said, shown=shown, told=f"\n{text.metrics(said['metrics'], Look.of(sys.stderr))}")
 
 
 def _stream(stream: Any, prompts: tuple[str, ...]) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -33,17 +33,22 @@ def configuration(said: Mapping[str, Any]) -> Any:
     return CONFIG_MAPPING[model_type].from_dict(known)
 
 
-def skeleton(config: Any) -> nn.Module:
+def causal(config: Any) -> Any:
+    """The causal language model of a configuration, in float32 and with transformers' own attention."""
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager")
+
+
+def skeleton(config: Any, make: Callable[[Any], Any] = causal) -> nn.Module:
     """The model with parameters on the meta device, whatever its size."""
     with _parameters_on_meta():
-        return _model(config)
+        return _model(config, make)
 
 
-def small_model(config: Any) -> nn.Module:
+def small_model(config: Any, make: Callable[[Any], Any] = causal) -> nn.Module:
     """The model with seeded random weights that make every part of it matter."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = _model(config)
+        model = _model(config, make)
         for parameter in model.parameters():
             noise = torch.randn_like(parameter)
             with torch.no_grad():
@@ -72,11 +77,11 @@ def make_fake(model: nn.Module, mode: FakeTensorMode) -> None:
                 module._parameters[name] = made[id(parameter)]
 
 
-def _model(config: Any) -> nn.Module:
+def _model(config: Any, make: Callable[[Any], Any]) -> nn.Module:
     # float32 whatever the checkpoint stores: the neutral graph casts what it reads and computes in float32.
     # A copy, because `interfaces.use` writes into the configuration that the model holds.
     said = copy.deepcopy(config)
-    model = AutoModelForCausalLM.from_config(said, dtype=torch.float32, attn_implementation="eager")
+    model = make(said)
     add_long_tables(model)
     return model.eval().requires_grad_(False)
 

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from qeffbuild.errors import ModelError
 from qeffbuild.models.files import CONFIG, GENERATION_CONFIG, line_of, read_json
 
-_POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "seq_length")
+_POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "seq_length", "max_target_positions")
 
 # Our word (the commonest one) -> the words that families have for it, and the most that is believed.
 WORDS: Mapping[str, tuple[tuple[str, ...], int]] = {

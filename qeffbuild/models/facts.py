@@ -11,8 +11,10 @@ from typing import Any, NoReturn
 
 from qeffbuild.errors import ModelError
 from qeffbuild.models import config as configuration
-from qeffbuild.models.families import refuse_code, task_of
+from qeffbuild.models.families import refuse_code
 from qeffbuild.models.files import CONFIG, line_of, read_json
+from qeffbuild.models.pooling import Pooling, read_pooling
+from qeffbuild.models.tasks import EMBEDDING, task_of
 from qeffbuild.models.weights import Tensor, read_tensors
 
 # Other files of a model that can ask for code of their own.
@@ -33,6 +35,7 @@ class Facts:
     generation_config: Mapping[str, Any] | None
     task: str
     tensors: Mapping[str, Tensor]
+    pooling: Pooling | None = None  # where files beside the model say how its outputs become embeddings
 
     @property
     def model_type(self) -> str:
@@ -69,6 +72,7 @@ class Facts:
             "config": dict(self.config),
             "generation_config": dict(self.generation_config) if self.generation_config is not None else None,
             "task": self.task,
+            "pooling": self.pooling.as_json() if self.pooling is not None else None,
             "tensors": {name: tensor.as_json() for name, tensor in sorted(self.tensors.items())},
         }
 
@@ -80,13 +84,28 @@ class Facts:
         """What `save` wrote."""
         said = json.loads(path.read_text("utf-8"))
         tensors = {name: Tensor(**{**row, "shape": tuple(row["shape"])}) for name, row in said["tensors"].items()}
+        pooling = said.get("pooling")
         return cls(
-            config=said["config"], generation_config=said["generation_config"], task=said["task"], tensors=tensors
+            config=said["config"],
+            generation_config=said["generation_config"],
+            task=said["task"],
+            tensors=tensors,
+            pooling=Pooling(**pooling) if pooling is not None else None,
         )
 
 
-def read_facts(folder: Path, *, allow_pickle: bool = False, trust_remote_code: bool = False) -> Facts:
-    """The facts of a model folder; a ModelError or PathError for what cannot be built or must not be read."""
+def read_facts(
+    folder: Path,
+    *,
+    task: str = "auto",
+    pooling: str = "auto",
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+) -> Facts:
+    """The facts of a model folder; a ModelError or PathError for what cannot be built or must not be read.
+
+    `task` and `pooling` are what is asked of the model; "auto" leaves it to the files.
+    """
     if not folder.is_dir():
         raise ModelError("model.absent", f"no such model folder: {folder}", hint="model.path names a local folder")
     config = configuration.read_config(folder)
@@ -94,13 +113,14 @@ def read_facts(folder: Path, *, allow_pickle: bool = False, trust_remote_code: b
         found = [folder / name for name in _MAY_HAVE_CODE if (folder / name).is_file()]
         others = {path.name: read_json(path, "model.config") for path in found}
         refuse_code(folder, config, others)
-    task = task_of(folder, config, trust_remote_code=trust_remote_code)
+    does = task_of(folder, config, asked=task, trust_remote_code=trust_remote_code)
     _refuse_quantized(folder, config)
     facts = Facts(
         config=config,
         generation_config=configuration.read_generation_config(folder),
-        task=task,
+        task=does,
         tensors=read_tensors(folder, allow_pickle=allow_pickle),
+        pooling=read_pooling(folder) if does == EMBEDDING and pooling == "auto" else None,
     )
     if facts.tensors:
         _refuse_too_few(folder, facts)

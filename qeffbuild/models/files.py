@@ -12,6 +12,7 @@ from qeffbuild.errors import ModelError, PathError
 
 CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
+MODULES = "modules.json"  # of sentence-transformers: what comes after the model
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLES = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
@@ -21,8 +22,14 @@ TOKENIZER = (
     "chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja",
 )  # fmt: skip
 
+# What turns sound and pictures into inputs, and outputs into embeddings.
+AROUND = (
+    "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json", MODULES,
+    "sentence_bert_config.json", "config_sentence_transformers.json", "[0-9]*_*/config.json",
+)  # fmt: skip
+
 # What a download takes, as patterns: code too, so that who trusts it later need not fetch again.
-WANTED = (CONFIG, GENERATION_CONFIG, *TOKENIZER, "model*.safetensors", INDEX, "*.py")
+WANTED = (CONFIG, GENERATION_CONFIG, *TOKENIZER, *AROUND, "model*.safetensors", INDEX, "*.py")
 
 # No config.json or index of a real model comes near; a larger one only wants our memory.
 _LARGEST_JSON = 64 << 20
@@ -30,7 +37,7 @@ _LARGEST_JSON = 64 << 20
 
 def listing(folder: Path, *, trust_remote_code: bool = False, allow_pickle: bool = False) -> tuple[str, ...]:
     """Names of the files that a build depends on: a README or a .git beside them changes no key."""
-    patterns = [CONFIG, GENERATION_CONFIG, *TOKENIZER, *(["*.py"] if trust_remote_code else [])]
+    patterns = [CONFIG, GENERATION_CONFIG, *TOKENIZER, *AROUND, *(["*.py"] if trust_remote_code else [])]
     names = {path.relative_to(folder).as_posix() for pattern in patterns for path in folder.glob(pattern)}
     return tuple(sorted(names | set(_weight_files(folder, allow_pickle))))
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from qeffbuild.errors import SpecError
 from qeffbuild.models.facts import Facts
+from qeffbuild.models.tasks import CTC, GENERATING
 from qeffbuild.spec.types import BuildSpec
 
 
@@ -13,6 +16,7 @@ def fit(spec: BuildSpec, facts: Facts) -> None:
     fit_values(
         facts,
         ctx_len=spec.specialization.ctx_len,
+        seq_len=spec.specialization.seq_len,
         num_devices=1 if group.allow_uneven else group.size,
         mdp_num_partitions=1 if group.allow_uneven else group.mdp_num_partitions,
         kv_head_replication=spec.model.kv_head_replication,
@@ -24,24 +28,28 @@ def fit_values(
     facts: Facts,
     *,
     ctx_len: int,
+    seq_len: Sequence[int] = (),
     num_devices: int,
     mdp_num_partitions: int,
     kv_head_replication: int,
     allow_extended_context: bool,
 ) -> None:
     """The same for values, as a step's parameters say them."""
-    _fit_context(facts, ctx_len, allow_extended_context)
+    if seq_len and facts.task != CTC:  # sound has no positions that are counted in samples
+        _fit_length(facts, "seq_len", max(seq_len), allow_extended_context)
+    if facts.task in GENERATING or (facts.task != CTC and not seq_len):
+        _fit_length(facts, "ctx_len", ctx_len, allow_extended_context)
     _fit_stages(facts, mdp_num_partitions)
     _fit_replication(facts, kv_head_replication)
     # Pipeline stages share the devices among them; heads are cut over the devices of one stage.
     _fit_devices(facts, num_devices, max(1, num_devices // mdp_num_partitions), kv_head_replication)
 
 
-def _fit_context(facts: Facts, ctx_len: int, allow_extended_context: bool) -> None:
+def _fit_length(facts: Facts, key: str, length: int, allow_extended_context: bool) -> None:
     highest = facts.max_position_embeddings
-    if highest is None or ctx_len <= highest:
+    if highest is None or length <= highest:
         return
-    found = f"specialization.ctx_len is {ctx_len}; expected 1 to {highest}, the model's max_position_embeddings"
+    found = f"specialization.{key} is {length}; expected 1 to {highest}, the model's max_position_embeddings"
     if facts.has_position_table:
         raise SpecError("spec.range", found, hint="the model has no positions beyond that")
     if not allow_extended_context:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from qeffbuild.errors import ModelError
+from qeffbuild.models.classes import model_from
 from qeffbuild.models.facts import Facts
-from qeffbuild.models.families import TASK
+from qeffbuild.models.tasks import EMBEDDING
 from qeffbuild.models.weights import Tensor
 
 
@@ -27,17 +28,15 @@ class Disagreement:
 def compare(folder: Path, facts: Facts, *, trust_remote_code: bool = False) -> Disagreement:
     """Hold the checkpoint against the model that its configuration describes; nothing is read or allocated."""
     import torch
-    from transformers import AutoModelForCausalLM
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import convert_and_load_state_dict_in_model
     from transformers.modeling_utils import LoadStateDictConfig
 
-    assert facts.task == TASK
     config = _configuration(folder, facts, trust_remote_code)
     nowhere = torch.device("meta")
     with nowhere:
         try:
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+            model = model_from(config, facts.task, trust_remote_code=trust_remote_code)
         except Exception as problem:
             found = f"transformers cannot make this {facts.model_type}: {problem}"
             raise ModelError("model.config", f"config.json: {found:.200}", where=str(folder)) from problem
@@ -47,9 +46,13 @@ def compare(folder: Path, facts: Facts, *, trust_remote_code: bool = False) -> D
     found, _ = convert_and_load_state_dict_in_model(model, state, loading, None)
     model.tie_weights(missing_keys=found.missing_keys, recompute_mapping=False)
     model._adjust_missing_and_unexpected_keys(found)
+    missing, unexpected = set(found.missing_keys), set(found.unexpected_keys)
+    if facts.task == EMBEDDING:
+        # A model is embedded with whatever head it was published for, and its own pooler is not used.
+        missing, unexpected = {name for name in missing if "pooler" not in name.split(".")}, set()
     return Disagreement(
-        missing=tuple(sorted(found.missing_keys)),
-        unexpected=tuple(sorted(found.unexpected_keys)),
+        missing=tuple(sorted(missing)),
+        unexpected=tuple(sorted(unexpected)),
         mismatched=tuple(
             sorted(f"{name} {list(is_)}, not {list(wants)}" for name, is_, wants in found.mismatched_keys)
         ),

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from qeffbuild.errors import ModelError, QeffBuildError
-from qeffbuild.models.families import causal_classes, unsupported
+from qeffbuild.models.tasks import CAUSAL, CTC, GENERATING, SPEECH, classes, task_of_type, unsupported
+from qeffbuild.models.tiny_tasks import CHARACTERS, beyond_causal, write_features, write_processor
 
 # A small size -> the words that families have for what gets it. Heads of 16, eight of them, share four KV heads.
 _SIZES: Mapping[int, str] = {
     128: "hidden_size d_model n_embd dim embedding_size embed_dim word_embed_proj_dim attention_hidden_size lru_width "
     "attn_hidden_size",
-    256: "intermediate_size ffn_dim d_ff d_inner decoder_ffn_dim n_inner ffn_hidden_size dff mlp_hidden_size",
+    256: "intermediate_size ffn_dim d_ff d_inner decoder_ffn_dim encoder_ffn_dim n_inner ffn_hidden_size dff "
+    "mlp_hidden_size",
     64: "moe_intermediate_size moe_ffn_hidden_size shared_expert_intermediate_size shared_intermediate_size "
     "moe_shared_expert_intermediate_size expert_intermediate_size expert_ffn_hidden_size",
     2: "num_hidden_layers num_layers n_layer n_layers decoder_layers num_decoder_layers encoder_layers num_blocks "
@@ -57,45 +58,53 @@ _STD_OF_TABLES = 0.03
 _MOST_PARAMETERS = 20_000_000  # more means that a size was missed; some families would fill the memory
 
 
-def tiny_config(model_type: str, vocab_size: int, end: int) -> Any:
+def tiny_config(model_type: str, vocab_size: int, end: int, task: str = CAUSAL) -> Any:
     """The configuration of the small model; `end` is the token that begins and ends a text."""
     from transformers import CONFIG_MAPPING
 
-    if model_type not in causal_classes() or model_type not in CONFIG_MAPPING:
+    if model_type not in classes(task) or model_type not in CONFIG_MAPPING:
         raise unsupported(model_type, f"model.model_type: unknown model_type {model_type!r:.60}")
     whole = CONFIG_MAPPING[model_type]()
     family = type(whole.get_text_config(decoder=True))
     fixed = {"vocab_size": vocab_size, "bos_token_id": end, "eos_token_id": end}
+    if task != CAUSAL:
+        family, fixed = type(whole), fixed | beyond_causal(whole, task, end)
     return _shrink(family, {**fixed, **_CORRECTIONS.get(family.model_type, {})})
 
 
-def write_tiny(folder: Path, model_type: str, *, seed: int, tokenizer: Path) -> None:
+def write_tiny(folder: Path, model_type: str, *, seed: int, tokenizer: Path, task: str = "auto") -> None:
     """Write config.json, model.safetensors and the files of `tokenizer`; the same bytes for the same seed."""
     import torch
-    from transformers import AutoModelForCausalLM, GenerationConfig
+    from transformers import GenerationConfig
 
+    from qeffbuild.models.classes import model_from
     from qeffbuild.models.tokenizer import load_tokenizer
 
+    does = task_of_type(model_type, task) or CAUSAL
     words = load_tokenizer(tokenizer)
+    size, end = (len(words), words.eos_token_id) if does != CTC else (len(CHARACTERS), 0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            config = tiny_config(model_type, vocab_size=len(words), end=words.eos_token_id)
+            config = tiny_config(model_type, vocab_size=size, end=end, task=does)
             with torch.device("meta"):
-                size = AutoModelForCausalLM.from_config(config).num_parameters()
-            if size > _MOST_PARAMETERS:
-                raise ValueError(f"what is left has {size} parameters")
-            model = AutoModelForCausalLM.from_config(config)
+                parameters = model_from(config, does).num_parameters()
+            if parameters > _MOST_PARAMETERS:
+                raise ValueError(f"what is left has {parameters} parameters")
+            model = model_from(config, does)
         except QeffBuildError:
             raise
         except Exception as problem:  # whatever a family's classes say to sizes that do not go together
             found = f"model.scale: no tiny {model_type} is known: {problem}"
             raise ModelError("model.unsupported", f"{found:.200}", hint="use model.scale=full") from problem
         _randomise(model)
-    model.generation_config = GenerationConfig(bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id)
+    if does in GENERATING:
+        start = {"decoder_start_token_id": end, "pad_token_id": end} if does != CAUSAL else {}
+        model.generation_config = GenerationConfig(bos_token_id=end, eos_token_id=end, **start)
     model.save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copyfile(tokenizer / name, folder / name)
+    write_processor(folder, tokenizer, does)
+    if does in (CTC, SPEECH):
+        write_features(folder, config)
 
 
 def _shrink(family: Any, fixed: Mapping[str, Any]) -> Any:

@@ -11,6 +11,9 @@ from typing import Any
 
 from qeffbuild.errors import ModelError
 from qeffbuild.models.facts import Facts
+from qeffbuild.models.tasks import CAUSAL, CTC, SPEECH
+
+FEATURES = "preprocessor_config.json"
 
 # Any of these holds a vocabulary; the other tokenizer files only describe one.
 _VOCABULARIES = (
@@ -18,8 +21,11 @@ _VOCABULARIES = (
 )  # fmt: skip
 
 
-def refuse_missing(folder: Path) -> None:
+def refuse_missing(folder: Path, task: str = CAUSAL) -> None:
     """Without a vocabulary transformers may make up an empty tokenizer: every prompt would be no tokens."""
+    if task in (CTC, SPEECH) and not (folder / FEATURES).is_file() and not (folder / "processor_config.json").is_file():
+        hint = f"copy the model's {FEATURES} into the folder"
+        raise ModelError("model.processor", f"no {FEATURES}: how sound is prepared", where=str(folder), hint=hint)
     if any((folder / name).is_file() for name in _VOCABULARIES) or any(folder.glob("*.tiktoken")):
         return
     hint = f"copy the model's {_VOCABULARIES[0]} into the folder"
@@ -56,10 +62,20 @@ def refuse_misfit(folder: Path, tokenizer: Any, facts: Facts) -> None:
             raise ModelError("model.tokenizer", found, where=str(folder))
 
 
-_FILES = frozenset({
-    *_VOCABULARIES, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt",
-    "tekken.json", "chat_template.jinja", "chat_template.json",
-})  # fmt: skip
+_FILES = frozenset(
+    {
+        *_VOCABULARIES,
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "merges.txt",
+        "tekken.json",
+        "chat_template.jinja",
+        "chat_template.json",
+    }
+)
+# What else a processor reads: it lies beside the tokenizer, as it came.
+_PROCESSORS = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")  # fmt: skip
 # Of tokenizer_config.json: where it was read, not what it is.
 _PLACE = ("is_local", "local_files_only", "name_or_path")
 
@@ -82,6 +98,8 @@ def save_tokenizer(checkpoint: Path, fetched: Mapping[str, Any], out: Path) -> b
             shutil.copyfile(checkpoint / name, out / name)
         return True
     load_tokenizer(checkpoint).save_pretrained(out)
+    for name in (name for name in _PROCESSORS if name in fetched):
+        shutil.copyfile(checkpoint / name, out / name)
     config = out / "tokenizer_config.json"
     said = {key: value for key, value in json.loads(config.read_text()).items() if key not in _PLACE}
     config.write_text(json.dumps(said, indent=1, sort_keys=True, ensure_ascii=False) + "\n")

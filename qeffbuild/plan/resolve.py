@@ -24,6 +24,10 @@ _KINDS: dict[Goal, tuple[str, ...]] = {
 }
 
 
+# What of a model's choice the neutral graph depends on; its task is a fact by then.
+_EXPORTED = ("dtype", "pooling", "normalize", "trust_remote_code")
+
+
 def resolve(spec: BuildSpec, goal: Goal, backend_steps: BackendSteps) -> Plan:
     """The steps that lead to `goal`, each after the steps that it reads. Pure: nothing is read, nothing runs."""
     if goal not in GOALS:
@@ -52,6 +56,8 @@ def _front(spec: BuildSpec) -> tuple[Step, Step, Step]:
         reads={
             "scale": "model.scale",
             "model_type": "model.model_type",
+            "task": "model.task",
+            "pooling": "model.pooling",
             "allow_pickle": "model.allow_pickle",
             "trust_remote_code": "model.trust_remote_code",
         },
@@ -63,19 +69,19 @@ def _front(spec: BuildSpec) -> tuple[Step, Step, Step]:
         name="check",
         action="qeffbuild.actions.check",
         params={
-            "task": model.task,
             "trust_remote_code": model.trust_remote_code,
             "allow_pickle": model.allow_pickle,
             "allow_nonfinite": model.allow_nonfinite,
             "allow_extended_context": model.allow_extended_context,
             "kv_head_replication": model.kv_head_replication,
             "ctx_len": shapes.ctx_len,
+            "seq_len": list(shapes.seq_len),
             "num_devices": 1 if devices.allow_uneven else devices.size,
             "mdp_num_partitions": 1 if devices.allow_uneven else devices.mdp_num_partitions,
         },
         reads={
-            "task": "model.task",
             "ctx_len": "specialization.ctx_len",
+            "seq_len": "specialization.seq_len",
             "num_devices": "device_group.devices",
             "mdp_num_partitions": "device_group.mdp_num_partitions",
             "trust_remote_code": "model.trust_remote_code",
@@ -92,13 +98,19 @@ def _front(spec: BuildSpec) -> tuple[Step, Step, Step]:
     export = Step(
         name="export",
         action="qeffbuild.actions.export",
-        params={"dtype": model.dtype, "task": model.task, "trust_remote_code": model.trust_remote_code},
-        reads={"dtype": "model.dtype", "task": "model.task", "trust_remote_code": "model.trust_remote_code"},
+        params={name: getattr(model, name) for name in _EXPORTED},
+        reads={name: f"model.{name}" for name in _EXPORTED},
         inputs={"model": "fetch"},
         # The graph points at weights by file and offset: other weights in the same places give the same graph.
         narrow={"model": ("facts.json",)},
         after=("check",),
-        code=("qeffbuild.export", "qeffbuild.architectures", "qeffbuild.graph", "qeffbuild.signature"),
+        code=(
+            "qeffbuild.export",
+            "qeffbuild.architectures",
+            "qeffbuild.graph",
+            "qeffbuild.graphs",
+            "qeffbuild.signature",
+        ),
         tools=("torch", "transformers", "onnx", "onnxscript", "onnx-ir"),
     )
     return fetch, check, export
@@ -106,8 +118,14 @@ def _front(spec: BuildSpec) -> tuple[Step, Step, Step]:
 
 def _origin(model: ModelSpec) -> dict[str, object]:
     if model.scale == "tiny":
-        return {"scale": "tiny", "model_type": model.model_type, "seed": 0}
-    return {"scale": "full", "allow_pickle": model.allow_pickle, "trust_remote_code": model.trust_remote_code}
+        return {"scale": "tiny", "model_type": model.model_type, "task": model.task, "seed": 0}
+    return {
+        "scale": "full",
+        "task": model.task,
+        "pooling": model.pooling,
+        "allow_pickle": model.allow_pickle,
+        "trust_remote_code": model.trust_remote_code,
+    }
 
 
 def model_leaves(model: ModelSpec) -> tuple[Leaf, ...]:

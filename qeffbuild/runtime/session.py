@@ -15,10 +15,15 @@ from qeffbuild.signature import IoSignature
 class Session(Protocol):
     """A package loaded on its devices. States belong to the session: the runtime only carries them about."""
 
+    any_length: bool  # inputs of every length run; else only those that were built
+
     def signature(self, graph: str) -> IoSignature: ...
 
     def allocate(self, graph: str, batch_size: int, ctx_len: int) -> Any:
         """Retained state for `batch_size` rows, to be handed to `run`."""
+
+    def hold(self, states: Any, values: Mapping[str, np.ndarray]) -> None:
+        """Keeps the inputs that runs with these states only read (`held` of the signature)."""
 
     def run(self, graph: str, inputs: Mapping[str, np.ndarray], states: Any) -> Mapping[str, np.ndarray]:
         """Runs once and updates the states in place; outputs are views that hold until the next run."""

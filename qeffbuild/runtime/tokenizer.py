@@ -20,6 +20,9 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> list[int]:
         """Ids of a prompt, with the special tokens that the model expects around it."""
 
+    def encode_pair(self, first: str, second: str | None) -> tuple[list[int], list[int]]:
+        """The same for one text or two, and for each id whether it is of the first text (0) or the second (1)."""
+
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of an answer, without special tokens."""
 
@@ -46,6 +49,10 @@ class _Fast:
     def encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text).ids
 
+    def encode_pair(self, first: str, second: str | None) -> tuple[list[int], list[int]]:
+        found = self._tokenizer.encode(first, second)
+        return found.ids, found.type_ids
+
     def decode(self, token_ids: Sequence[int]) -> str:
         return self._tokenizer.decode(token_ids)
 
@@ -62,8 +69,19 @@ class _Transformers:
     def encode(self, text: str) -> list[int]:
         return self._tokenizer(text)["input_ids"]
 
+    def encode_pair(self, first: str, second: str | None) -> tuple[list[int], list[int]]:
+        found = self._tokenizer(first, second)
+        ids = found["input_ids"]
+        return ids, found.get("token_type_ids") or [0] * len(ids)
+
     def decode(self, token_ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True))
+
+
+def shown(text: str, most: int = 60) -> str:
+    """A text in one short line."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
 def _unreadable(folder: Path, cause: Exception) -> RunError:

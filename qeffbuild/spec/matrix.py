@@ -19,7 +19,7 @@ from qeffbuild.spec.types import BuildSpec
 TABLE = Path(__file__).with_suffix(".json")
 PAGE = Path(__file__).parents[2] / "docs" / "matrix.md"
 
-Gives = Literal["tokens", "documents"]
+Gives = Literal["tokens", "embeddings", "labels", "transcripts", "documents"]
 
 
 class Combination(NamedTuple):
@@ -39,7 +39,7 @@ class Combination(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What a combination gives: tokens, or the compiler's documents. Else why not, and the override that helps."""
+    """What a combination gives: what `run` prints, or the compiler's documents. Else why not, and what helps."""
 
     gives: Gives | None = None
     refused: str = ""
@@ -49,13 +49,17 @@ class Verdict(NamedTuple):
 def verdict(combination: Combination) -> Verdict | None:
     """None when the table does not know this backend."""
     for row in _table()["rows"]:
-        if all(getattr(combination, axis) == value for axis, value in row["when"].items()):
+        if all(getattr(combination, axis) in _listed(value) for axis, value in row["when"].items()):
             return Verdict(gives=row.get("gives"), refused=row.get("refused", ""), change=row.get("change", ""))
     return None
 
 
+def _listed(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
+
+
 def combinations(gives: Gives | None = None) -> Iterator[Combination]:
-    """Every combination of the table, or those that give tokens, or documents."""
+    """Every combination of the table, or those that give one thing."""
     axes = _table()["axes"]
     for combination in map(Combination._make, product(*(axes[axis] for axis in Combination._fields))):
         found = verdict(combination)
@@ -63,8 +67,11 @@ def combinations(gives: Gives | None = None) -> Iterator[Combination]:
             yield combination
 
 
-def of_spec(spec: BuildSpec) -> Iterator[Combination]:
-    """The combinations that a spec asks for: several when it quantizes or decodes in several ways at once."""
+def of_spec(spec: BuildSpec, task: str | None = None) -> Iterator[Combination]:
+    """The combinations that a spec asks for: several when it quantizes or decodes in several ways at once.
+
+    `task` is what the model turned out to do, where that is known.
+    """
     asked, shapes = spec.quantization, spec.specialization
     quantizations = [asked.method] if asked.method != "none" or not asked.mxfp6_matmul else []
     quantizations += ["mxfp6"] if asked.mxfp6_matmul else []
@@ -72,7 +79,7 @@ def of_spec(spec: BuildSpec) -> Iterator[Combination]:
     decodings += ["speculative"] if shapes.num_speculative_tokens else []
     for quantization, decoding in product(quantizations, decodings):
         yield Combination(
-            task="causal-lm" if spec.model.task == "auto" else spec.model.task,
+            task=task or ("causal-lm" if spec.model.task == "auto" else spec.model.task),
             quantization=quantization,
             backend=spec.backend.name,
             decoding=decoding,
@@ -103,9 +110,9 @@ def page() -> str:
 _OPENING = """# What goes with what
 
 Written by `python -m qeffbuild.spec.matrix` from `qeffbuild/spec/matrix.json`, which also refuses, before anything
-runs, what this page refuses. *Tokens*: `run` generates text. *Documents*: `emit` writes the graph and all that the
-vendor's compiler reads, and its command line. A number stands for a combination that is refused, for the reason below
-the table."""
+runs, what this page refuses. *Tokens*: `run` generates text; *embeddings*, *labels*, *transcripts*: `run` prints them.
+*Documents*: `emit` writes the graph and all that the vendor's compiler reads, and its command line. A number stands for
+a combination that is refused, for the reason below the table. What `model.task=auto` means, the model's files say."""
 
 
 def _cell(combination: Combination, notes: dict[str, int]) -> str:

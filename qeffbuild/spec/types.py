@@ -13,7 +13,17 @@ from typing import Any, Literal
 BASE = "base"  # the name under which a model with adapters answers without any
 
 Scale = Literal["full", "tiny"]
-Task = Literal["auto", "causal-lm"]
+Task = Literal[
+    "auto",
+    "causal-lm",
+    "embedding",
+    "sequence-classification",
+    "ctc",
+    "speech-seq2seq",
+    "text-seq2seq",
+    "image-text",
+]
+Pooling = Literal["auto", "none", "mean", "max", "cls", "last"]
 Dtype = Literal["float32", "float16", "bfloat16"]
 
 
@@ -37,6 +47,11 @@ class ModelSpec:
     revision: str | None = option(None, "the hub commit, 40 hex digits (or a branch, refused by --frozen)")
     model_type: str | None = option(None, "transformers' model_type; needed by scale=tiny only")
     task: Task = option("auto", "what the model does; auto reads it from config.json")
+    pooling: Pooling = option(
+        "auto",
+        "how token vectors become an embedding; none: not at all; auto: as the model's modules.json says, else mean",
+    )
+    normalize: bool | None = option(None, "embeddings of length 1; null: as the model's modules.json says, else no")
     scale: Scale = option("full", "tiny: two random layers of the same model_type, for a try-out in seconds")
     dtype: Dtype = option("float32", "the dtype that the graph computes in")
     trust_remote_code: bool = option(False, "run the model repository's own Python code (pinned revision only)")
@@ -75,6 +90,20 @@ class SpecializationSpec:
     batch_size: int = option(1, "rows of one run", low=1, high=4096)
     prefill_seq_len: int = option(32, "tokens of one prefill chunk", low=1, high=1 << 20)
     ctx_len: int = option(128, "slots of the KV cache: prompt and answer together", low=1, high=1 << 24)
+    seq_len: tuple[int, ...] = option(
+        (),
+        "lengths that an encoder is compiled for, in tokens (sound: in samples), the smallest that fits is run; "
+        "none: ctx_len (sound: 480000)",
+        low=1,
+        high=1 << 24,
+        one_or_many=True,
+    )
+    encoder_ctx_len: int | None = option(
+        None,
+        "slots of the cross cache of an encoder-decoder; null: what its encoder makes of its longest input",
+        low=1,
+        high=1 << 24,
+    )
     continuous_batching: bool | None = option(
         None, "rows join and leave while others decode; null: yes if full_batch_size is set"
     )
@@ -189,6 +218,7 @@ class BuildSpec:
     cache: CacheSpec
     prompts: tuple[str, ...] = option((), "what `run` answers; none: the model's example prompts")
     prompts_file: str | None = option(None, "a text file with one prompt per line")
+    audio: tuple[str, ...] = option((), "WAV files that `run` transcribes", one_or_many=True)
     out: str | None = option(None, "the folder that `emit` and reports write to")
     eval_file: str | None = option(None, "the text that `eval` measures perplexity on")
     runs: int = option(5, "timed runs of `bench`", low=1, high=10_000)

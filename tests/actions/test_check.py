@@ -14,7 +14,7 @@ from qeffbuild.executor.work import Work
 from qeffbuild.models import DEMO
 
 PARAMS: dict[str, Any] = {
-    "task": "auto", "trust_remote_code": False, "allow_pickle": False, "allow_nonfinite": False,
+    "seq_len": [], "trust_remote_code": False, "allow_pickle": False, "allow_nonfinite": False,
     "allow_extended_context": False, "kv_head_replication": 1, "ctx_len": 128, "num_devices": 1,
     "mdp_num_partitions": 1,
 }  # fmt: skip

@@ -32,8 +32,10 @@ def work(tmp_path: Path) -> Work:
         }
         for name, p in names
     }
-    (model / "facts.json").write_text(json.dumps({"schema": 1, "config": CONFIG, "tensors": tensors}))
-    params = {"dtype": "float32", "task": "causal-lm", "trust_remote_code": False}
+    (model / "facts.json").write_text(
+        json.dumps({"schema": 1, "config": CONFIG, "task": "causal-lm", "tensors": tensors})
+    )
+    params = {"dtype": "float32", "pooling": "auto", "normalize": None, "trust_remote_code": False}
     return Work(name="export", params=params, inputs={"model": model}, leaves={}, out=out)
 
 

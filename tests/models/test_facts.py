@@ -93,8 +93,8 @@ def test_a_readme_or_a_git_folder_is_no_part_of_the_model(model_folder: ModelFol
 REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
     "52 unknown type": ("model.unsupported", {"config": {**CONFIG, "model_type": "lama", "architectures": ["X"]}}),
     "52 no type": ("model.unsupported", {"config": {"hidden_size": 16}}),
-    "53 encoder class": ("model.task", {"config": {**CONFIG, "architectures": ["LlamaForSequenceClassification"]}}),
-    "53 encoder family": ("model.task", {"config": {**CONFIG, "model_type": "bert", "architectures": ["BertModel"]}}),
+    "53 another head": ("model.task", {"config": {**CONFIG, "architectures": ["LlamaForTokenClassification"]}}),
+    "53 words are filled in": ("model.task", {"config": {"model_type": "bert", "architectures": ["BertForMaskedLM"]}}),
     "53 known, but no language model": ("model.task", {"config": {"model_type": "vit"}}),
     "54 truncated": ("model.config", {"config": '{"model_type": "llama",\n "hidden'}),
     "54 a list": ("model.config", {"config": "[]"}),

@@ -7,8 +7,8 @@ import pytest
 
 from qeffbuild.errors import ModelError
 from qeffbuild.models import DEMO, load_tokenizer, read_facts
-from qeffbuild.models.families import causal_classes
 from qeffbuild.models.skeleton import compare
+from qeffbuild.models.tasks import CAUSAL, classes
 from qeffbuild.models.tiny import TOKENIZER_SHA256, tiny_config, write_tiny
 
 # One of each kind: learned positions, ALiBi, grouped heads, merged experts, windows, sinks, a recurrent state.
@@ -61,9 +61,9 @@ def test_most_of_transformers_language_models_have_a_small_form() -> None:
             return False
         return True
 
-    small = [model_type for model_type in causal_classes() if has_one(model_type)]
+    small = [model_type for model_type in classes(CAUSAL) if has_one(model_type)]
 
-    assert len(small) >= 0.85 * len(causal_classes())
+    assert len(small) >= 0.85 * len(classes(CAUSAL))
 
 
 def test_an_unknown_model_type_is_refused_with_a_suggestion(tmp_path: Path) -> None:

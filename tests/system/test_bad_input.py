@@ -108,7 +108,7 @@ MODELS = [
     plan("51", "--frozen", "model=hf", "model.id=org/name", "model.revision=main", kind="model.revision"),
     folder("52a", "model.unsupported", config={**LLAMA, "model_type": "no_such_model", "architectures": ["X"]}),
     folder("52b", "model.unsupported", config={k: v for k, v in LLAMA.items() if k not in ("model_type", "architectures")}),
-    folder("53", "model.task", config={**LLAMA, "model_type": "bert", "architectures": ["BertModel"]}, weights=safetensors({}, 0)),
+    folder("53", "model.task", config={**LLAMA, "model_type": "bert", "architectures": ["BertModel"]}, weights=safetensors({}, 0), words=("model.task=causal-lm",)),
     folder("54", "model.config", config='{"model_type": "llama", "hidden', says="config.json:1", alone=True),
     folder("55a", "model.config", config={**LLAMA, "hidden_size": 17}, weights=safetensors({}, 0)),
     folder("55b", "model.config", config={**LLAMA, "num_hidden_layers": -1}, weights=safetensors({}, 0)),

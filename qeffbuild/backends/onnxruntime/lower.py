@@ -17,16 +17,17 @@ from qeffbuild.executor.work import Work
 from qeffbuild.graph.files import load_graph, save_graph
 from qeffbuild.graph.ops import SCATTER, lower_portable, readers, symbolic
 from qeffbuild.graph.tied import share_tied_head
+from qeffbuild.graphs import members
 from qeffbuild.signature import IoSignature
 
 
 def run(work: Work) -> None:
-    model = load_graph(work.inputs["graph"] / "graph.onnx")
-    signature = IoSignature.load(work.inputs["graph"] / "io.json")
-    said = lower(model, signature, attention=work.params["attention"])
-    save_graph(model, work.out / "graph.onnx")
-    shutil.copyfile(work.inputs["graph"] / "io.json", work.out / "io.json")
-    (work.out / "lower.json").write_text(json.dumps(said, indent=1, sort_keys=True) + "\n")
+    for member in members(work.inputs["graph"]):
+        model = load_graph(member.graph)
+        said = lower(model, member.signature, attention=work.params["attention"])
+        save_graph(model, work.out / member.file)
+        shutil.copyfile(member.io, work.out / member.io.name)
+        (work.out / f"{member.prefix}lower.json").write_text(json.dumps(said, indent=1, sort_keys=True) + "\n")
 
 
 def lower(model: ir.Model, signature: IoSignature, *, attention: str) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def _quantize(spec: BuildSpec, graph: str) -> Step:
         reads={name: f"quantization.{name}" for name in params},
         inputs={"graph": graph, "model": "fetch"},
         leaves=model_leaves(spec.model),
-        code=("qeffbuild.graph", "qeffbuild.quantizers", "qeffbuild.signature"),
+        code=("qeffbuild.graph", "qeffbuild.quantizers", "qeffbuild.graphs", "qeffbuild.signature"),
         tools=_GRAPH_TOOLS,
     )
 
@@ -43,7 +43,7 @@ def _lower(spec: BuildSpec, graph: str) -> Step:
         params={"attention": spec.backend.options.attention},
         reads={"attention": "backend.attention"},
         inputs={"graph": graph},
-        code=("qeffbuild.graph", "qeffbuild.signature"),
+        code=("qeffbuild.graph", "qeffbuild.graphs", "qeffbuild.signature"),
         tools=_GRAPH_TOOLS,
     )
 
@@ -75,7 +75,14 @@ def _package(spec: BuildSpec, graph: str, quantized: bool) -> Step:
             **({"quantized": "quantize"} if quantized else {}),
         },
         leaves=model_leaves(spec.model),
-        code=("qeffbuild.graph", "qeffbuild.models.tokenizer", "qeffbuild.package", "qeffbuild.signature", _SESSION),
+        code=(
+            "qeffbuild.graph",
+            "qeffbuild.models.tokenizer",
+            "qeffbuild.package",
+            "qeffbuild.graphs",
+            "qeffbuild.signature",
+            _SESSION,
+        ),
         tools=(*_GRAPH_TOOLS, "tokenizers", "transformers"),
     )
 

@@ -83,6 +83,7 @@ class States:
     batch_size: int
     ctx_len: int
     buffers: tuple[dict[str, np.ndarray], dict[str, np.ndarray]]  # read by even runs and odd runs; mostly the same
+    held: dict[str, np.ndarray] = field(default_factory=dict)  # what stays as it is from run to run
     turn: int = 0
     bindings: OrderedDict[tuple[Any, ...], _Binding] = field(default_factory=OrderedDict)
     outputs: OrderedDict[tuple[str, Shapes], dict[str, np.ndarray]] = field(default_factory=OrderedDict)
@@ -94,6 +95,8 @@ class States:
 
 class Session:
     """A package on this machine's processor. Not for two threads at once: its buffers are shared between runs."""
+
+    any_length = True
 
     def __init__(self, graphs: Mapping[str, _Graph]) -> None:
         self._graphs = graphs
@@ -112,6 +115,16 @@ class Session:
             second[state.name] = first[state.name] if shared else np.zeros_like(first[state.name])
         return States(batch_size, ctx_len, (first, second))
 
+    def hold(self, states: States, values: Mapping[str, np.ndarray]) -> None:
+        """Keeps what runs with these states only read, until other values take its place."""
+        for name, value in values.items():
+            kept = states.held.get(name)
+            if kept is not None and kept.shape == value.shape and kept.dtype == value.dtype:
+                np.copyto(kept, value)
+            else:
+                states.held[name] = np.array(value)
+                states.bindings.clear()
+
     def run(self, graph: str, inputs: Mapping[str, np.ndarray], states: States) -> Mapping[str, np.ndarray]:
         """Runs once and updates the states. Outputs are views, good until the next run with the same shapes."""
         loaded = self._graphs[graph]
@@ -129,6 +142,7 @@ class _Binding:
     io: Any
     inputs: dict[str, np.ndarray]
     outputs: dict[str, np.ndarray]
+    unsized: Mapping[str, int]  # outputs whose size only the run tells, and their places: not bound to a buffer
 
 
 def _run(graph: _Graph, binding: _Binding, inputs: Mapping[str, np.ndarray]) -> None:
@@ -136,6 +150,9 @@ def _run(graph: _Graph, binding: _Binding, inputs: Mapping[str, np.ndarray]) -> 
         np.copyto(buffer, inputs[name], casting="same_kind")
     # The object behind InferenceSession: its own method looks each time for a device that a processor has not.
     graph.session._sess.run_with_iobinding(binding.io._iobinding, None)
+    if binding.unsized:
+        made = binding.io.get_outputs()
+        binding.outputs.update({name: made[place].numpy() for name, place in binding.unsized.items()})
 
 
 def _run_apart(graph: _Graph, inputs: Mapping[str, np.ndarray], states: States) -> dict[str, np.ndarray]:
@@ -183,14 +200,20 @@ def _bind(graph: _Graph, shapes: Shapes, states: States, rows: slice) -> _Bindin
     for tensor, shape in zip(signature.inputs, shapes, strict=True):
         inputs[tensor.name] = np.zeros(shape, tensor.dtype)
         io.bind_ortvalue_input(tensor.name, _alias(inputs[tensor.name]))
-    outputs = _make_outputs(graph, shapes, states, rows)
-    for name, array in outputs.items():
-        io.bind_ortvalue_output(name, _alias(array))
+    outputs, unsized = _make_outputs(graph, shapes, states, rows), {}
+    for place, tensor in enumerate(signature.outputs):
+        if tensor.name in outputs:
+            io.bind_ortvalue_output(tensor.name, _alias(outputs[tensor.name]))
+        else:
+            unsized[tensor.name] = place
+            io.bind_output(tensor.name, "cpu")
+    for tensor in signature.held:
+        io.bind_ortvalue_input(tensor.name, _alias(states.held[tensor.name][rows]))
     now, next_ = states.buffers[states.turn], states.buffers[states.turn ^ 1]
     for state in signature.states:
         io.bind_ortvalue_input(state.name, _alias(now[state.name][rows]))
         io.bind_ortvalue_output(state.output, _alias(next_[state.name][rows]))
-    return _Binding(io, inputs, outputs)
+    return _Binding(io, inputs, outputs, unsized)
 
 
 def _outputs(graph: _Graph, inputs: Mapping[str, np.ndarray], states: States) -> dict[str, np.ndarray]:
@@ -205,10 +228,12 @@ def _outputs(graph: _Graph, inputs: Mapping[str, np.ndarray], states: States) ->
 
 
 def _make_outputs(graph: _Graph, shapes: Shapes, states: States, rows: slice) -> dict[str, np.ndarray]:
-    sizes = {"batch_size": len(range(states.batch_size)[rows]), "ctx_len": states.ctx_len}
+    """A buffer for each output whose size is known before the run."""
+    sizes: dict[str, int] = {"batch_size": len(range(states.batch_size)[rows]), "ctx_len": states.ctx_len}
     for tensor, shape in zip(graph.signature.inputs, shapes, strict=True):
         sizes |= {axis: size for axis, size in zip(tensor.axes, shape, strict=True) if isinstance(axis, str)}
-    return {tensor.name: np.zeros(_shape(tensor.axes, sizes), tensor.dtype) for tensor in graph.signature.outputs}
+    sized = [tensor for tensor in graph.signature.outputs if all(isinstance(a, int) or a in sizes for a in tensor.axes)]
+    return {tensor.name: np.zeros(_shape(tensor.axes, sizes), tensor.dtype) for tensor in sized}
 
 
 def _alias(array: np.ndarray) -> Any:

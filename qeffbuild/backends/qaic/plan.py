@@ -44,7 +44,7 @@ def _lower(spec: BuildSpec, graph: str) -> Step:
             "kv_cache_prefix": "backend.kv_cache_prefix",
         },
         inputs={"graph": graph},
-        code=("qeffbuild.graph", "qeffbuild.signature", *_shared("cache_ops", "opset17", "layers")),
+        code=("qeffbuild.graph", "qeffbuild.graphs", "qeffbuild.signature", *_shared("cache_ops", "opset17", "layers")),
         tools=_GRAPH_TOOLS,
     )
 
@@ -85,6 +85,7 @@ def _render(spec: BuildSpec, graph: str) -> Step:
         code=(
             "qeffbuild.package",
             "qeffbuild.rendering",
+            "qeffbuild.graphs",
             "qeffbuild.signature",
             "qeffbuild.spec.types",
             "qeffbuild.graph",
@@ -148,6 +149,7 @@ def _package(spec: BuildSpec) -> Step:
         code=(
             "qeffbuild.models.tokenizer",
             "qeffbuild.package",
+            "qeffbuild.graphs",
             "qeffbuild.signature",
             *_shared("names"),
             *_rooms("command"),

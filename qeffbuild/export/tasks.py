@@ -1,0 +1,234 @@
+"""The story of an export of any task but causal-lm: a small model of the kind is held against PyTorch, then traced.
+
+Its graphs read everything at once or, in an encoder-decoder, are two: weights by reference, as everywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from qeffbuild.errors import ModelError, QeffBuildError
+from qeffbuild.export import skeleton, weights
+from qeffbuild.export.encoder import classifier, embedder, listener
+from qeffbuild.export.finish import finish
+from qeffbuild.export.interfaces import interfaces, use
+from qeffbuild.export.modules import AnyAttention, Traceable, signature_of, to_graph
+from qeffbuild.export.neutral import Progress, _explain, _silent
+from qeffbuild.export.rotary import chosen_tables
+from qeffbuild.export.shrink_more import small
+from qeffbuild.graphs import place
+from qeffbuild.models.classes import model_from
+from qeffbuild.signature import IoSignature
+
+log = logging.getLogger(__name__)
+
+TOLERANCE = 1e-4
+# One op for attention where that gives the same; else the model's own code.
+_ATTENTIONS = ("qeffbuild", "eager")
+
+Row = tuple[torch.Tensor, ...]
+
+
+class Disagreement(Exception):
+    """The graphs would compute something else than the model; the message says how far apart they are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """How the graphs were made; export.json."""
+
+    model_type: str
+    model_class: str
+    task: str
+    attention: str
+    self_check_error: float
+    fused_attention: tuple[str, ...]
+    pooling: str | None
+    normalize: bool
+    graphs: tuple[str, ...]
+    rejected: tuple[tuple[str, str], ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return {"schema": 1, **asdict(self)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """How one task is traced: model -> its graphs, the main one first; model, graphs -> largest error on small data."""
+
+    graphs: Callable[[Any], tuple[Traceable, ...]]
+    error: Callable[[Any, tuple[Traceable, ...], str, AnyAttention], float]
+
+
+def export(
+    facts: Mapping[str, Any],
+    out: Path,
+    *,
+    pooling: str = "auto",
+    normalize: bool | None = None,
+    progress: Progress = _silent,
+) -> Report:
+    """Write the graphs, their signatures and export.json into `out`. `facts` is facts.json; no weight is read."""
+    torch.set_num_threads(1)
+    task, said = facts["task"], facts["config"]
+    how, is_normal = embedding_of(facts, pooling, normalize)
+    kind = _kind(task, how, is_normal)
+    config = skeleton.configuration(said)
+    progress(0.05, "building a small model of the same kind")
+    rejected: list[tuple[str, str]] = []
+    try:
+        tried = skeleton.small_model(skeleton.configuration(small(said, config)), _maker(task))
+    except QeffBuildError:
+        raise
+    except Exception as reason:
+        raise _unsupported(said, f"no small model of this kind can be built: {_explain(reason)}") from reason
+    for attention in _ATTENTIONS:
+        choice = AnyAttention()
+        try:
+            error = kind.error(tried, kind.graphs(tried), attention, choice)
+            if not error < TOLERANCE:
+                raise Disagreement(f"results differ from PyTorch's by {error:.1e} of their spread")
+            progress(0.3, f"tracing: {attention}")
+            made = list(_graphs(config, task, facts, kind, attention, choice))
+        except QeffBuildError:
+            raise
+        except Exception as reason:
+            log.debug("attention %s failed", attention, exc_info=True)
+            rejected.append((attention, _explain(reason)))
+            continue
+        progress(0.9, "writing")
+        for number, (model, signature) in enumerate(made):
+            ir.save(model, place(out, signature, is_main=number == 0).graph)
+        report = Report(
+            model_type=said["model_type"],
+            model_class=type(tried).__name__,
+            task=task,
+            attention=attention,
+            self_check_error=float(f"{error:.0e}"),  # one digit; the rest differs from machine to machine
+            fused_attention=tuple(sorted(cls.__name__ for cls, same in choice.fused.items() if same)),
+            pooling=how if task == "embedding" else None,
+            normalize=is_normal,
+            graphs=tuple(signature.graph for _, signature in made),
+            rejected=tuple(rejected),
+        )
+        (out / "export.json").write_text(json.dumps(report.as_json(), indent=1, sort_keys=True) + "\n")
+        return report
+    raise _unsupported(said, rejected[0][1])
+
+
+def embedding_of(facts: Mapping[str, Any], pooling: str, normalize: bool | None) -> tuple[str, bool]:
+    """How embeddings are made: as asked, else as the model's own files say, else the mean of its tokens."""
+    said = facts.get("pooling") or {}
+    how = said.get("mode", "mean") if pooling == "auto" else pooling
+    return how, said.get("normalize", False) if normalize is None else normalize
+
+
+def _kind(task: str, how: str, is_normal: bool) -> Kind:
+    if task == "embedding":
+        return Kind(graphs=lambda model: (embedder(model, how, normalize=is_normal),), error=_error_at_once)
+    if task == "sequence-classification":
+        return Kind(graphs=lambda model: (classifier(model),), error=_error_at_once)
+    assert task == "ctc", task
+    return Kind(graphs=lambda model: (listener(model),), error=_error_at_once)
+
+
+def _maker(task: str) -> Callable[[Any], Any]:
+    def make(config: Any) -> Any:
+        return model_from(config, task, dtype=torch.float32, attn_implementation="eager")
+
+    return make
+
+
+def _graphs(
+    config: Any, task: str, facts: Mapping[str, Any], kind: Kind, attention: str, choice: AnyAttention
+) -> Iterator[tuple[ir.Model, IoSignature]]:
+    """Each graph of the real model, traced without weights."""
+    model = skeleton.skeleton(config, _maker(task))
+    sources = weights.find_sources(model, weights.stored_tensors(facts["tensors"]))
+    weights.untie(model, sources)
+    names = weights.aliases(model)
+    shapes = {name: model.get_parameter(name).shape for name in names}
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    mode.cache_enabled = False
+    skeleton.make_fake(model, mode)
+    for asked in kind.graphs(model):
+        made = to_graph(asked, model, attention, choice, mode)
+        _drop_unread(made.graph)
+        weights.refer(made.graph, sources, names, shapes)
+        finish(made)
+        made.graph.name = asked.graph
+        yield made, signature_of(made.graph, asked)
+
+
+def _drop_unread(graph: ir.Graph) -> None:
+    """Parameters that no output depends on (a pooler, a decoder) need not be in the checkpoint."""
+    outputs = set(graph.outputs)
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and value not in outputs:
+            del graph.initializers[name]
+
+
+@torch.no_grad()
+def _error_at_once(model: Any, graphs: tuple[Traceable, ...], attention: str, choice: AnyAttention) -> float:
+    """Rows of several lengths, alone through PyTorch and together, padded, through what is traced."""
+    (asked,) = graphs
+    is_sound = asked.inputs[0].dtype == "float32"
+    rows = _sounds() if is_sound else _texts(asked)
+    use(model, "eager")
+    with chosen_tables(model):
+        expected = [asked.module(*row)[0] for row in rows]
+    use(model, attention)
+    errors = []
+    with interfaces(choice), chosen_tables(model):
+        choice.measuring = True
+        asked.module(*rows[0])
+        choice.measuring = False
+        if is_sound:  # what is heard after a row's end would change its norms, so rows of one length go together
+            made = [asked.module(*row)[0] for row in rows]
+        else:
+            together = asked.module(*_padded(rows))[0]
+            made = [together[place : place + 1] for place in range(len(rows))]
+    for wanted, found in zip(expected, made, strict=True):
+        found = found[:, : wanted.shape[1]] if found.dim() == 3 else found
+        errors.append(float((found - wanted).abs().max() / wanted.std().clamp(min=1e-3)))
+    return max(errors)
+
+
+def _texts(asked: Traceable) -> list[Row]:
+    rows = []
+    for number, length in enumerate((11, 7)):
+        ids = (torch.arange(length) * (37 + number) + 11 * number + 20)[None] % 200 + 20
+        types = (torch.arange(length) >= length // 2).long()[None]
+        of = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": types}
+        rows.append(tuple(of[tensor.name] for tensor in asked.inputs))
+    return rows
+
+
+def _sounds() -> list[Row]:
+    return [(torch.sin(torch.arange(length) ** 1.1 / 7)[None],) for length in (4800, 6400)]
+
+
+def _padded(rows: Sequence[Row]) -> Row:
+    longest = max(row[0].shape[1] for row in rows)
+    columns = zip(*rows, strict=True)
+    return tuple(
+        torch.cat([torch.nn.functional.pad(tensor, (0, longest - tensor.shape[1])) for tensor in column])
+        for column in columns
+    )
+
+
+def _unsupported(said: Mapping[str, Any], why: str) -> ModelError:
+    return ModelError(
+        "model.unsupported",
+        f"{said['model_type']}: {why}",
+        hint="no way of tracing this model reproduces PyTorch's results; the log of this step lists them all",
+    )

@@ -1,0 +1,60 @@
+"""A package of any task but causal-lm -> the reader that answers it: vectors, labels, transcripts or text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from time import perf_counter
+
+from qeffbuild.errors import RunError
+from qeffbuild.package import Package
+from qeffbuild.runtime.reading import Asked, Reader
+from qeffbuild.runtime.session import open_session
+from qeffbuild.runtime.tokenizer import Tokenizer, open_tokenizer
+
+HEARING = frozenset({"ctc", "speech-seq2seq"})
+
+
+def open_reader(path: Path, *, threads: int | None = None) -> Reader:
+    """Loads the package; its task says which reader it gets."""
+    began = perf_counter()
+    package = Package.open(path)
+    reader = _reader(package, threads)
+    reader.load_s = perf_counter() - began
+    return reader
+
+
+def check_asked(task: str, asked: Asked) -> None:
+    """Refuses texts for a model that hears and sounds for one that reads, before anything is built."""
+    if task in HEARING:
+        if asked.prompts:
+            raise RunError("run.prompt", f"prompts: text, but a model of task {task} hears", hint="audio=[FILE.wav]")
+        if not asked.audio:
+            raise RunError("run.audio", "audio: there is no sound to transcribe", hint="audio=[FILE.wav]")
+        for name in asked.audio:
+            if not Path(name).is_file():
+                raise RunError("run.audio", f"audio: there is no file {name}", hint="check the path")
+    elif asked.audio:
+        hint = 'give texts: prompts=["..."]'
+        raise RunError("run.audio", f"audio: sound, but a model of task {task} reads text", hint=hint)
+
+
+def _reader(package: Package, threads: int | None) -> Reader:
+    session = open_session(package, threads=threads)
+    if package.task in ("embedding", "sequence-classification"):
+        from qeffbuild.runtime.classification import Classifier
+        from qeffbuild.runtime.embedding import Embedder
+        from qeffbuild.runtime.encoder import Encoder, Shapes
+
+        encoder = Encoder(session, Shapes.of(package), _tokenizer(package), package.model["vocab_size"])
+        return Embedder(package, encoder) if package.task == "embedding" else Classifier(package, encoder)
+    raise RunError("run.task", f"no reader for a package of task {package.task}", hint="update qeffbuild")
+
+
+def _tokenizer(package: Package) -> Tokenizer:
+    if package.tokenizer is None:
+        raise RunError(
+            "run.tokenizer",
+            "the package has no tokenizer, and this task begins with text",
+            hint="build from a model folder that has a tokenizer",
+        )
+    return open_tokenizer(package.tokenizer)

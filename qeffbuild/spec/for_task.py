@@ -1,0 +1,54 @@
+"""What a model's task, once it is known, makes of a spec: lengths of its inputs, and which keys mean nothing to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from qeffbuild.errors import SpecError
+from qeffbuild.spec import matrix
+from qeffbuild.spec.types import BuildSpec, SpecializationSpec
+
+SAMPLES = 480_000  # 30 s of sound at 16 kHz, what speech models are mostly given at once
+
+_WITH_SEQ_LEN = frozenset({"embedding", "sequence-classification", "ctc", "text-seq2seq"})
+_OF_A_DECODER = (
+    "full_batch_size", "kv_cache_batch_size", "continuous_batching", "comp_ctx_lengths_prefill",
+    "comp_ctx_lengths_decode", "prefill_only",
+)  # fmt: skip
+
+
+def input_lengths(shapes: SpecializationSpec, task: str) -> tuple[int, ...]:
+    """The lengths of input that an encoder is built for, ascending."""
+    return tuple(sorted(shapes.seq_len)) or (SAMPLES if task == "ctc" else shapes.ctx_len,)
+
+
+def check_task(spec: BuildSpec, task: str) -> None:
+    """Raise on the first key that goes with another task than this one."""
+    for combination in matrix.of_spec(spec, task):
+        verdict = matrix.verdict(combination)
+        if verdict is not None and verdict.gives is None:
+            key = verdict.change.partition("=")[0]
+            raise SpecError("spec.conflict", f"{key}: {verdict.refused}", hint=verdict.change)
+    for fault in _strangers(spec, task):
+        raise fault
+
+
+def _strangers(spec: BuildSpec, task: str) -> Iterator[SpecError]:
+    shapes, model = spec.specialization, spec.model
+    if task != "causal-lm" and task != "image-text":
+        for name in _OF_A_DECODER:
+            if getattr(shapes, name) not in (None, ()):
+                yield _fault(f"specialization.{name}", f"it is for causal-lm, and this model's task is {task}")
+    if shapes.seq_len and task not in _WITH_SEQ_LEN:
+        yield _fault("specialization.seq_len", f"it is for encoders, and this model's task is {task}")
+    if shapes.encoder_ctx_len is not None and task != "speech-seq2seq":
+        yield _fault("specialization.encoder_ctx_len", f"it is for speech-seq2seq, and this model's task is {task}")
+    if spec.quantization.mxint8_kv_cache and task in ("embedding", "sequence-classification", "ctc"):
+        yield _fault("quantization.mxint8_kv_cache", f"a model of task {task} has no cache")
+    if task != "embedding" and (model.pooling != "auto" or model.normalize is not None):
+        key = "pooling" if model.pooling != "auto" else "normalize"
+        yield _fault(f"model.{key}", f"it is for embedding, and this model's task is {task}")
+
+
+def _fault(key: str, what: str) -> SpecError:
+    return SpecError("spec.conflict", f"{key}: {what}", hint="leave it out")
