@@ -44,6 +44,7 @@ golden: $(READY) ## write the golden plans anew (look at the difference before y
 docs: $(READY) ## write the generated pages anew
 	$(BIN)/python -m qeffbuild.spec.matrix
 	$(BIN)/python -m qeffbuild.spec.guide
+	$(BIN)/python -m qeffbuild.compat.guide
 
 faults: $(READY) ## kill, flip, truncate, race and fill the disk, for long
 	$(BIN)/python tests/faults/run.py --long

@@ -7,20 +7,23 @@ import sys
 
 from qeffbuild.errors import Interrupted, QeffBuildError
 
+TYPE_CHECKING = False  # typing's own would load typing
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 INTERNAL = 1
 
 
 def main(words: list[str] | None = None) -> int:
     """The exit code of the command line `words`."""
     said = list(sys.argv[1:] if words is None else words)
-    as_json, debug = "--json" in said, "--debug" in said
-    try:
-        if said[:1] == ["--complete"]:
-            from qeffbuild.cli.complete import complete
+    return guarded(lambda: _answer(said), as_json="--json" in said, debug="--debug" in said)
 
-            code = complete(said[1:])
-        else:
-            code = _answer(said)
+
+def guarded(answer: Callable[[], int], *, as_json: bool = False, debug: bool = False) -> int:
+    """The exit code of `answer`, or that of the error in which it ends, which is told."""
+    try:
+        code = answer()
         sys.stdout.flush()
         return code
     except BrokenPipeError:
@@ -35,6 +38,10 @@ def main(words: list[str] | None = None) -> int:
 
 def _answer(words: list[str]) -> int:
     """The shortest way that leads to the answer: what is not needed for it is not even imported."""
+    if words[:1] == ["--complete"]:
+        from qeffbuild.cli.complete import complete
+
+        return complete(words[1:])
     if words == ["--version"]:
         return _tell_version()
     from qeffbuild.cli.recall import recall

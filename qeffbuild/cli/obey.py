@@ -297,6 +297,14 @@ def verify(job: Job, call: Call) -> Answer:
     return Answer(said, shown=f"{said['path']}: {text.count(said['files'], 'file')}, every byte as recorded")
 
 
+def import_(job: Job, call: Call) -> Answer:
+    from qeffbuild.compat.recipe import import_words
+
+    made = import_words(call.operands)
+    said = {"schema": 1, "recipe": made.text, "overrides": list(made.overrides), "notes": list(made.notes)}
+    return Answer(said, shown=made.text.rstrip(), told="\n".join(f"note: {note}" for note in made.notes))
+
+
 def doctor(job: Job, call: Call) -> Answer:
     said = api.doctor(Path(cache_root(job.command.overrides)))
     return Answer(said, shown=text.doctor(said, Look.of(sys.stdout)), error=illness(said))
@@ -364,6 +372,7 @@ VERBS: Mapping[str, Callable[[Job, Call], Answer]] = {
     "cache": cache,
     "lock": lock,
     "verify": verify,
+    "import": import_,
     "doctor": doctor,
     "completion": completion,
 }

@@ -17,11 +17,12 @@ class Verb(NamedTuple):
     examples: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
     sweeps: bool = False
+    takes_all: bool = False  # whatever stands behind `--`
 
     @property
     def choices(self) -> tuple[str, ...]:
         """What an operand may be, where it is one of a few words."""
-        return tuple(self.operands.strip("[]").split("|")) if "|" in self.operands else ()
+        return () if self.takes_all or "|" not in self.operands else tuple(self.operands.strip("[]").split("|"))
 
 
 VERBS: dict[str, Verb] = {
@@ -126,6 +127,16 @@ VERBS: dict[str, Verb] = {
             least=1,
             most=1,
             examples=("qeffbuild verify outputs/demo",),
+        ),
+        Verb(
+            name="import",
+            does="turn a command line of QEfficient, or its qconfig.json, into a recipe on stdout",
+            more="What could not be carried over is said on stderr and in the recipe's first lines.",
+            operands="FILE | -- COMMAND LINE",
+            least=1,
+            most=1,
+            examples=("qeffbuild import -- python -m QEfficient.cloud.infer --model_name gpt2 --num_cores 16",),
+            takes_all=True,
         ),
         Verb(
             name="doctor",

@@ -109,6 +109,9 @@ def parse(words: Sequence[str]) -> Command:
     rest = list(words)
     while rest:
         word = rest.pop(0)
+        if word == "--" and calls and VERBS[calls[-1].verb].takes_all:
+            calls[-1] = Call(calls[-1].verb, (*calls[-1].operands, *rest))
+            break
         if word.startswith("-") and word != "-":
             flag, value = _flag(word, rest)
             flags[flag.name] = value

@@ -134,7 +134,8 @@ def keywords() -> dict[str, Flag]:
 def rows() -> Iterator[tuple[str, str, str, str]]:
     """How it is typed, what it takes, our key, what it does: the table of docs/qefficient.md."""
     for flag in FLAGS:
-        typed = ", ".join(
-            f"--{spelling.replace('_', '-')}" if len(spelling) > 1 else f"-{spelling}" for spelling in flag.spellings
-        )
-        yield typed, flag.takes, flag.key or "", flag.does
+        yield ", ".join(map(dashed, flag.spellings)), flag.takes, flag.key or "", flag.does
+
+
+def dashed(spelling: str) -> str:
+    return f"--{spelling.replace('_', '-')}" if len(spelling) > 1 else f"-{spelling}"

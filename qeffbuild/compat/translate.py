@@ -29,6 +29,8 @@ _LEFT_OUT = {
     "iteration": "it belongs to a run of an image generator",
     "automation": "it belongs to a run of an image generator",
 }
+# Keys of other groups that a compiler carries out.
+_COMPILERS_OWN = frozenset({"quantization.mxfp6_matmul", "quantization.mxint8_kv_cache", "device_group.devices"})
 # Words of qaic_config that mean nothing of their own here: what they switch on follows from another word.
 _CARRIED = frozenset({"replicate_kv_heads", "speculative_model_type"})
 
@@ -47,6 +49,25 @@ class Translation:
             *(f"{group}={choice}" for group, choice in self.choices.items()),
             *(f"{key}={quoted(value)}" for key, value in self.values.items()),
         )
+
+    def move_to(self, backend: str) -> None:
+        """The same for another backend: what only the compiler is told is left out, with a note."""
+        from importlib import import_module
+
+        if backend == self.choices.pop("backend", None):
+            return
+        known = keys_of(import_module("qeffbuild.backends").room(backend, "options").Options)
+        for key in list(self.values):
+            group, _, name = key.partition(".")
+            if (group == "backend" and name not in known) or key in _COMPILERS_OWN:
+                del self.values[key]
+                self.notes.append(f"{name}: left out: it is said to the compiler, and {backend} needs none")
+
+    def take_model_from_elsewhere(self) -> None:
+        """A choice of ours names the model."""
+        self.choices.pop("model", None)
+        for key in ("model.id", "model.path"):
+            self.values.pop(key, None)
 
 
 def translate(said: Mapping[str, Any], others: Mapping[str, Any]) -> Translation:
@@ -174,6 +195,9 @@ def _as(key: Key, name: str, value: Any) -> Any:
     raise SpecError("spec.type", f"{name}: {value[:60]!r} is not {key.holds}")
 
 
+QUOTE_OR_END = re.compile(r"(\\*)(\"|\Z)")
+
+
 def quoted(value: Any) -> str:
     """A value as the override grammar reads it: text in quotes, so that it stays text."""
     if value is None or isinstance(value, bool):
@@ -182,5 +206,14 @@ def quoted(value: Any) -> str:
         return f"[{','.join(map(quoted, value))}]"
     if isinstance(value, int | float) or re.fullmatch(r"[A-Za-z_/.][A-Za-z0-9_/.-]*", str(value)):
         return str(value)
-    text = re.sub(r"(\\*)(\"|\Z)", lambda found: found[1] * 2 + ("\\" if found[2] else "") + found[2], str(value))
-    return f'"{text}"'
+    return f'"{re.sub(QUOTE_OR_END, _protected, escaped(str(value)))}"'
+
+
+def _protected(found: re.Match[str]) -> str:
+    """Before a quote, and at the end, each backslash is doubled; the quote itself gets one."""
+    return found[1] * 2 + (f"\\{found[2]}" if found[2] else "")
+
+
+def escaped(text: str) -> str:
+    """What was typed is what is meant: `${` begins no reference to another key."""
+    return text.replace("${", "\\${")

@@ -97,8 +97,9 @@ def _number(typed: str, text: str, example: str = "") -> int:
 
 def _refuse_slip(typed: str, known: Mapping[str, Flag]) -> None:
     """A word that is almost a flag is one that was misspelt; as an option of the compiler it would pass unread."""
-    if near := nearest(spelled(typed), known):
-        raise SpecError("flag.unknown", f"{typed}: no such flag", hint=f"did you mean --{near}?")
+    spellings = {flag.name: flag.spellings[0] for flag in known.values()} | {name: name for name in known}
+    if near := nearest(spelled(typed), spellings):
+        raise SpecError("flag.unknown", f"{typed}: no such flag", hint=f"did you mean --{spellings[near]}?")
 
 
 def _require(module: str, values: Mapping[str, Any]) -> None:

@@ -7,13 +7,14 @@ import json
 import shutil
 from pathlib import Path
 
-from qeffbuild.backends.qaic.command import OUTPUT, PROGRAM
+from qeffbuild.backends.qaic.command import COMPILER, OUTPUT, PROGRAM
 from qeffbuild.backends.qaic.compiler import find_compiler
 from qeffbuild.cloud_ai_100.folder import lay_out
 from qeffbuild.cloud_ai_100.names import COMMANDS
 from qeffbuild.errors import StepError
 from qeffbuild.executor.command import run_command
 from qeffbuild.executor.work import Work
+from qeffbuild.spec.types import BuildSpec
 
 
 def run(work: Work) -> None:
@@ -27,6 +28,14 @@ def run(work: Work) -> None:
     _keep(stage, work.out, argv)
     said = {"schema": 1, "argv": argv, "compiler_sha256": _sha256(compiler)}
     (work.out / "compile.json").write_text(json.dumps(said, indent=1, sort_keys=True) + "\n")
+
+
+def compile_folder(spec: BuildSpec, argv: list[str], folder: Path, output: str) -> None:
+    """The same for a folder of documents that lies anywhere; the program is then in `output` there."""
+    named = spec.backend.options.compiler
+    compiler = find_compiler(Path(named or COMPILER), is_named=named is not None)
+    run_command([str(compiler), *argv[1:]], cwd=folder, timeout_s=float(spec.launch.timeout_s))
+    _check_program(folder / output)
 
 
 def _check_program(output: Path) -> None:
