@@ -78,6 +78,9 @@ class IoSignature:
     def with_inputs(self, inputs: tuple[Tensor, ...]) -> IoSignature:
         return replace(self, inputs=inputs)
 
+    def with_outputs(self, outputs: tuple[Tensor, ...]) -> IoSignature:
+        return replace(self, outputs=outputs)
+
     def with_states(self, states: tuple[State, ...]) -> IoSignature:
         return replace(self, states=states)
 

@@ -21,7 +21,9 @@ _SMALL_FUNCTION = 100
 
 def name_nodes(graph: ir.Graph, signature: IoSignature) -> None:
     """Names each node by its kind, and those that show their layer after it: `layers.3/MatMul_41`."""
-    layer_of_state = {name: state.layer for state in signature.states for name in (state.name, state.output)}
+    layer_of_state = {
+        name: state.layer for state in signature.states if state.kind != "buffer" for name in (state.name, state.output)
+    }
     for number, node in enumerate(graph):
         layer = _layer_of(node, layer_of_state)
         node.name = f"{node.op_type}_{number}" if layer is None else f"layers.{layer}/{node.op_type}_{number}"

@@ -52,6 +52,7 @@ def lower(model: ir.Model, signature: IoSignature, form: Form) -> IoSignature:
     lowering = _Lowering(model.graph, signature, form)
     lowering.choose_logits()
     lowering.rewrite_cache()
+    lowering.choose_rows()
     lowering.rewrite_attention()
     remove_unread(model.graph)
     lowered = _signature(signature, form)
@@ -122,6 +123,29 @@ class _Lowering:
             read = self._read(written, state, indices, is_unwritten, length)
             self._replace(node, written, read)
             self.emit.place(node)
+
+    def choose_rows(self) -> None:
+        """States of one entry per row are read and written in the slots of this run's rows, where those come and go."""
+        if not self.form.continuous_batching:
+            return
+        outputs = {value.name: value for value in self.graph.outputs}
+        for state in self.signature.states:
+            if state.kind != "buffer":
+                continue
+            whole, made = self.inputs[state.name], outputs[state.output]
+            slots = self.emit("Squeeze", self.batch_index, [1])
+            rows = self.emit("Gather", whole, slots, axis=0)
+            rows.shape, rows.type = whole.shape, whole.type
+            whole.replace_all_uses_with(rows)
+            maker = rows.producer()
+            assert maker is not None
+            maker.replace_input_with(0, whole)
+            self.emit.place(self.first)
+            kept = self.emit("ScatterND", whole, self.batch_index, made)
+            kept.shape, kept.type = whole.shape, whole.type
+            self.graph.outputs[list(self.graph.outputs).index(made)] = kept
+            kept.name, made.name = made.name, f"{made.name}.rows"
+            self.graph.extend(self.emit.waiting())
 
     def rewrite_attention(self) -> None:
         for node in symbolic(self.graph, ATTENTION):
@@ -213,7 +237,7 @@ def clip_to_float16(graph: ir.Graph) -> None:
 
 def _check_states(states: Iterable[State]) -> None:
     for state in states:
-        if state.kind == "adapter":
+        if state.kind in ("adapter", "buffer"):
             continue
         if not state.positional or len(state.axes) != 4 or state.kind not in ("key", "value"):
             raise _unsupported(f"state {state.name} is not a cache of keys or values")
@@ -230,11 +254,10 @@ def _signature(neutral: IoSignature, form: Form) -> IoSignature:
         inputs.append(Tensor(name="num_logits_to_keep", dtype="int64", axes=("num_logits_to_keep", 1)))
     inputs += [tensor for tensor in neutral.inputs if tensor.name not in _OURS]
     kept: Axis = "num_logits_to_keep" if form.num_logits_to_keep else 1
-    (logits,) = neutral.outputs
     return IoSignature(
         graph=neutral.graph,
         inputs=tuple(inputs),
-        outputs=(replace(logits, axes=("batch_size", kept, logits.axes[-1])),),
+        outputs=tuple(replace(output, axes=("batch_size", kept, output.axes[-1])) for output in neutral.outputs),
         states=tuple(_state(state, form) for state in neutral.states),
     )
 
@@ -242,6 +265,9 @@ def _signature(neutral: IoSignature, form: Form) -> IoSignature:
 def _state(state: State, form: Form) -> State:
     if state.kind == "adapter":
         return state
+    if state.kind == "buffer":
+        rows = "full_batch_size" if form.continuous_batching else "batch_size"
+        return replace(state, axes=(rows, *state.axes[1:]))
     name = state.name if form.kv_cache_prefix is None else f"{state.name}_{form.kv_cache_prefix}"
     rows = "full_batch_size" if form.continuous_batching else "batch_size"
     return replace(state, name=name, output=f"{name}_RetainedState", axes=(rows, *state.axes[1:]))

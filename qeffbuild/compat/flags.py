@@ -112,6 +112,10 @@ KEYWORDS: tuple[Flag, ...] = (
     Flag("num_devices", INT, "device_group.num_devices", "their number", ()),
     Flag("mdp_num_partitions", INT, "device_group.mdp_num_partitions", "pipeline stages", ()),
     Flag("kv_cache_prefix", TEXT, "backend.kv_cache_prefix", "a suffix for the names of keys and values", ()),
+    Flag("include_sampler", SWITCH, "transforms.include_sampler", "the graph chooses the next token", ()),
+    Flag("max_top_k_ids", INT, "transforms.max_top_k_ids", "how many tokens it chooses among", ()),
+    Flag("return_pdfs", SWITCH, "transforms.return_pdfs", "it gives out probabilities", ()),
+    Flag("include_guided_decoding", SWITCH, "transforms.include_guided_decoding", "it takes a bitmask", ()),
     Flag("aic_hw_version", TEXT, "backend.aic_hw_version", "ai100 or ai200", ()),
 )
 

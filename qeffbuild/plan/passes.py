@@ -41,3 +41,11 @@ def _passes(spec: BuildSpec) -> Iterator[dict[str, Any]]:
         yield {"name": "replicate_kv", "times": spec.model.kv_head_replication}
     if spec.adapters:
         yield {"name": "lora", "form": spec.transforms.lora, "adapters": list(spec.adapters)}
+    asked = spec.transforms
+    if asked.include_sampler:
+        yield {
+            "name": "sampler",
+            "max_top_k_ids": asked.max_top_k_ids,
+            "return_pdfs": asked.return_pdfs,
+            "include_guided_decoding": asked.include_guided_decoding,
+        }

@@ -10,7 +10,7 @@ from pathlib import Path
 from qeffbuild.errors import AbsentError, ModelError, QeffBuildError, SpecError
 from qeffbuild.spec import matrix
 from qeffbuild.spec.text import nearest, shown
-from qeffbuild.spec.types import BASE, BuildSpec, DeviceGroupSpec, ModelSpec, SpecializationSpec
+from qeffbuild.spec.types import BASE, BuildSpec, DeviceGroupSpec, ModelSpec, SpecializationSpec, TransformsSpec
 
 # Compiled by their first use: a build with nothing to do never pays for it.
 _HUB_ID = r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?"
@@ -43,6 +43,7 @@ def _faults(spec: BuildSpec) -> Iterator[QeffBuildError]:
     yield from _batching(spec.specialization)
     yield from _devices(spec.device_group, spec.model)
     yield from _adapters(spec)
+    yield from _sampler(spec.transforms)
     yield from _elsewhere(spec)
     yield from _combination(spec)
 
@@ -186,6 +187,15 @@ def _adapters(spec: BuildSpec) -> Iterator[QeffBuildError]:
         close = nearest(asked, [*spec.adapters, BASE])
         hint = f"did you mean decoding.adapter={close}?" if close else f"one of: {', '.join([*spec.adapters, BASE])}"
         yield _fault("spec.choice", "decoding.adapter", f"no adapter is called {shown(asked)}", hint)
+
+
+def _sampler(asked: TransformsSpec) -> Iterator[QeffBuildError]:
+    if asked.include_sampler:
+        return
+    for name in ("return_pdfs", "include_guided_decoding"):
+        if getattr(asked, name):
+            what = "the graph has no sampler that would do it"
+            yield _fault("spec.conflict", f"transforms.{name}", what, "transforms.include_sampler=true")
 
 
 def _elsewhere(spec: BuildSpec) -> Iterator[QeffBuildError]:

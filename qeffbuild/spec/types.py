@@ -158,6 +158,10 @@ class TransformsSpec:
     lora: Literal["stacked", "inputs"] = option(
         "stacked", "adapters all in the graph, one chosen per row; or the weights of one at a time as inputs"
     )
+    include_sampler: bool = option(False, "the graph chooses the next token; settings go in per row")
+    max_top_k_ids: int = option(512, "the likeliest tokens among which the sampler draws", low=1, high=1 << 20)
+    return_pdfs: bool = option(False, "the sampler gives out the probabilities that it drew by")
+    include_guided_decoding: bool = option(False, "the sampler takes a bitmask of allowed words per row")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from qeffbuild.models.weights import read_header
+
 _SPECIAL = ("<pad>", "<s>", "</s>")
 
 
@@ -44,6 +46,35 @@ def write_tokenizer(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(
         json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 2048, **named})
     )
+
+
+def adapters_of(request: Mapping[str, Any], model: Path) -> dict[str, str]:
+    """The adapters that a request speaks of, as folders of zeros below the model's: name -> folder."""
+    if said := request.get("adapter"):  # "r=8 q,v": one adapter's rank, and the first letters of what it changes
+        rank, _, letters = said.removeprefix("r=").partition(" ")
+        return {"first": _adapter(model, "first", int(rank), [f"{letter}_proj" for letter in letters.split(",")])}
+    count = request.get("adapters", 0)
+    names = [f"adapter{number}" for number in range(count)]
+    return {name: _adapter(model, name, request["rank"], request["target_modules"]) for name in names}
+
+
+def _adapter(model: Path, name: str, rank: int, targets: list[str]) -> str:
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    folder = model / "adapters" / f"{name}_{rank}_{'_'.join(targets)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {}
+    for weight, tensor in read_header(model, "model.safetensors").items():
+        module = weight.removesuffix(".weight")
+        if module.rpartition(".")[2] in targets:
+            rows, columns = tensor.shape
+            tensors[f"base_model.model.{module}.lora_A.weight"] = np.zeros((rank, columns), np.float32)
+            tensors[f"base_model.model.{module}.lora_B.weight"] = np.zeros((rows, rank), np.float32)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    said = {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "target_modules": targets, "bias": "none"}
+    (folder / "adapter_config.json").write_text(json.dumps(said))
+    return str(folder)
 
 
 def _byte_letters() -> list[str]:

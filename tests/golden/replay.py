@@ -20,7 +20,7 @@ from qeffbuild import api
 from qeffbuild.compat.translate import Translation, quoted, translate, translate_call
 from qeffbuild.compat.words import read_words
 from qeffbuild.errors import QeffBuildError
-from tests.golden.models import config_of, write_model
+from tests.golden.models import adapters_of, config_of, write_model
 
 Case = Mapping[str, Any]
 
@@ -40,6 +40,10 @@ def overrides_of(case: Case, model: Path, out: Path) -> tuple[str, ...]:
     for note in made.notes:
         print(f"note: {note}", file=sys.stderr)
     made.values = {name: _found(value) for name, value in made.values.items()}
+    for name, folder in adapters_of(case["request"], model).items():
+        made.values[f"adapters.{name}"] = folder
+    if "adapter" in case["request"]:
+        made.values["transforms.lora"] = "inputs"
     return (*made.overrides(), *UNASKED, f"out={quoted(str(out))}")
 
 
@@ -51,6 +55,10 @@ def translated(request: Mapping[str, Any], model: Path, config: Mapping[str, Any
     asked = dict(request)
     asked["compile"] = dict(request.get("compile") or request.get("comp") or {})
     asked["from_pretrained"] = {**request.get("from_pretrained", {}), "local_model_dir": str(model)}
+    if "continuous_batching" in request:
+        asked["from_pretrained"]["continuous_batching"] = request["continuous_batching"]
+    if request.get("adapters") and not request.get("continuous_batching"):
+        asked["compile"].setdefault("batch_size", request["adapters"])  # a row for each, as it was recorded
     if request.get("subfunctions"):
         asked["compile"]["use_onnx_subfunctions"] = True
     return translate_call(asked, config)

@@ -35,11 +35,8 @@ NOT_YET: dict[str, str] = {
     **dict.fromkeys(("bert_basic", "bert_multiseq", "seqcls_bert", "wav2vec2_ctc", "whisper"), "tasks beyond text"),
     **dict.fromkeys(("qnn_ccl_3spec", "qnn_config", "qnn_default"), "the QNN tools"),
     **dict.fromkeys(("quant_awq", "quant_ct_fp8"), "checkpoints that are quantized already"),
-    **dict.fromkeys(("lora_multi_llama", "lora_single_peft"), "adapters on the device"),
     "big_gpt2_124m_subf": "a function per decoder layer",
     "dtype_float16": "keys and values in float16",
-    "replicate_kv": "KV heads repeated in the weights",
-    "sampler": "the sampler on the device",
     "swiftkv": "SwiftKV",
     "vlm_llava_dual": "images",
 }

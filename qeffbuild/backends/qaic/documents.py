@@ -36,7 +36,7 @@ def state_precision(dtype: Dtype, *, mxint8: bool) -> str | None:
 
 def custom_io_yaml(signature: IoSignature, precision: str, own: Path | None = None) -> str:
     """Each state's input, then its output, in the graph's order; with adapters, all inputs, then all outputs."""
-    states = signature.states
+    states = [state for state in signature.states if state.kind != "buffer"]  # whose numbers are no floats
     tensors = [name for state in states for name in (state.name, state.output)]
     if any(state.kind == "adapter" for state in states):
         tensors = [*(state.name for state in states), *(state.output for state in states)]

@@ -36,18 +36,21 @@ class Device:
         self.signature = signature
         # What memory holds before anything was written is anything.
         sizes = {"batch_size": rows, "full_batch_size": rows, "ctx_len": CONTEXT + 1}
-        shapes = {
-            state.name: [axis if isinstance(axis, int) else sizes[axis] for axis in state.axes]
+        self.states = {
+            state.name: np.full([axis if isinstance(axis, int) else sizes[axis] for axis in state.axes], np.nan).astype(
+                state.dtype
+            )
             for state in signature.states
         }
-        self.states = {name: np.full(shape, np.nan, np.float32) for name, shape in shapes.items()}
+        self.made: dict[str, np.ndarray] = {}
 
     def run(self, ids: Sequence[Sequence[int]], positions: Sequence[Sequence[int]], **more: np.ndarray) -> np.ndarray:
         feed = {"input_ids": np.array(ids), "position_ids": np.array(positions), **more, **self.states}
         names = [output.name for output in self.session.get_outputs()]
         made = dict(zip(names, self.session.run(None, feed), strict=True))
         self.states = {state.name: made[state.output] for state in self.signature.states}
-        return made["logits"]
+        self.made = made
+        return made.get("logits", made[names[0]])
 
 
 def chunks(prompts: Sequence[Sequence[int]], size: int) -> Iterator[tuple[list[list[int]], list[list[int]]]]:
