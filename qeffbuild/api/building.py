@@ -13,7 +13,7 @@ from qeffbuild import backends
 from qeffbuild.api.locking import Lock
 from qeffbuild.api.planning import UpToDate
 from qeffbuild.api.specs import admit, check_out, open_store, steps_of
-from qeffbuild.errors import QeffBuildError, StoreError, VerificationError
+from qeffbuild.errors import AbsentError, QeffBuildError, StoreError, VerificationError
 from qeffbuild.executor.execute import execute
 from qeffbuild.executor.outcome import Outcome
 from qeffbuild.executor.reporter import Reporter
@@ -152,12 +152,21 @@ def _require_tools(
     specs: Sequence[BuildSpec], goal: Goal, keyed: Sequence[tuple[Plan, Mapping[str, Key]]], store: Store
 ) -> None:
     """A program that only a last step needs is missed before the first one runs; a sweep builds what it can."""
-    if len(specs) > 1 or goal not in ("compile", "package"):
+    if goal not in ("compile", "package"):
         return
-    (spec,), ((found, keys),) = specs, keyed
-    require = getattr(import_module(backends.package_of(spec.backend.name)), "require", None)
-    if require is not None and any(store.peek(keys[name].digest) is None for name in found.goals):
-        require(spec)
+    missed: AbsentError | None = None
+    for spec, (found, keys) in zip(specs, keyed, strict=True):
+        require = getattr(import_module(backends.package_of(spec.backend.name)), "require", None)
+        if require is None or all(store.peek(keys[name].digest) is not None for name in found.goals):
+            return
+        try:
+            require(spec)
+        except AbsentError as error:
+            missed = missed or error
+        else:
+            return
+    if missed is not None:
+        raise missed
 
 
 def _built(

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,8 @@ def steps_of(spec: BuildSpec, goal: Goal) -> Plan:
 
 def admit(spec: BuildSpec, *, frozen: bool = False) -> BuildSpec:
     """The spec with its model pinned, once the model is seen to fit: before anything heavy is imported."""
+    settle = getattr(import_module(backends.package_of(spec.backend.name)), "settle", None)
+    spec = settle(spec) if settle is not None else spec
     model = spec.model
     if spec.adapters:
         from qeffbuild.models.adapters import read_adapter

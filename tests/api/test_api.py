@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from qeffbuild import api
-from qeffbuild.errors import ModelError, PathError, RunError, SpecError, VerificationError
+from qeffbuild.errors import AbsentError, ModelError, PathError, RunError, SpecError, VerificationError
 from qeffbuild.models import DEMO
 from qeffbuild.spec.types import BuildSpec
 
@@ -192,3 +192,16 @@ def test_a_model_that_changed_is_read_again(tmp_path: Path) -> None:
 
     with pytest.raises(ModelError, match="no valid JSON"):
         api.admit(spec)
+
+
+def test_a_sweep_that_no_compiler_can_finish_says_so_before_its_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QEFFBUILD_QAIC_COMPILE", str(tmp_path / "gone"))
+    root = f"cache.root={tmp_path / 'cache'}"
+    specs = [api.compose(["backend=qaic", f"backend.num_cores={cores}", root], conf_dirs=()) for cores in (8, 16)]
+
+    with pytest.raises(AbsentError):
+        api.build_together(specs)
+
+    assert list(api.open_store(specs[0]).places()) == []

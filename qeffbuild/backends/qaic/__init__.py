@@ -19,6 +19,13 @@ def require(spec: BuildSpec) -> None:
     find_compiler(Path(named or COMPILER), is_named=named is not None)
 
 
+def settle(spec: BuildSpec) -> BuildSpec:
+    """What only this machine can say, said; files that options name are there."""
+    from qeffbuild.backends.qaic import machine
+
+    return machine.settle(spec)
+
+
 def doctor() -> tuple[str, str | None]:
     """What there is of the SDK here, and what to do where something is missing."""
     from importlib.util import find_spec

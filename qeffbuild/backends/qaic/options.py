@@ -16,6 +16,8 @@ SdkForm = Literal["named", "flat"]
 
 MOST_CORES = {"ai100": 16}  # per device; nothing is known of ai200, so only the schema's bound holds there
 DEFAULT_HW: HwVersion = "ai100"
+PROBE = "probe"  # asked of the machine when a build begins
+NAMED_SINCE = (1, 20)  # the first SDK that reads named specializations: assumed, no record says it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,10 +35,13 @@ class Options:
     mdp_load_partition_config: str | None = option(None, "your own partitions (a JSON file), instead of ours")
     mdp_dump_partition_config: str | None = option(None, "a file name under which the compiler leaves its partitions")
     sub_functions: bool = option(False, "compile each kind of layer once: needs a graph with a function per layer")
-    aic_hw_version: Literal["ai100", "ai200"] | None = option(None, "ai100 or ai200; null: ai100")
+    aic_hw_version: Literal["ai100", "ai200", "probe"] | None = option(
+        None, "the cards; null: ai100; probe: as qaic-util says"
+    )
+    sdk_version: str | None = option(None, "the SDK, such as 1.20; null: a new one; probe: as its own file says")
     kv_cache_prefix: str | None = option(None, "a suffix of letters and digits for the names of keys and values")
-    specialization_form: Literal["named", "flat"] = option(
-        "named", "flat: lists of symbols without names, for an older SDK"
+    specialization_form: Literal["named", "flat"] | None = option(
+        None, "flat: lists of symbols without names, for an older SDK; null: by sdk_version"
     )
     compiler: str | None = option(None, "the compiler; null: QEFFBUILD_QAIC_COMPILE, else where the SDK puts it")
     templates: str | None = option(None, "a folder of your own document templates, looked at before ours")
@@ -44,7 +49,16 @@ class Options:
 
     @property
     def hw_version(self) -> HwVersion:
-        return self.aic_hw_version or DEFAULT_HW
+        return DEFAULT_HW if self.aic_hw_version in (None, PROBE) else self.aic_hw_version  # type: ignore[return-value]
+
+    @property
+    def form(self) -> SdkForm:
+        """How specializations are written."""
+        if self.specialization_form is not None:
+            return self.specialization_form
+        if self.sdk_version in (None, PROBE):
+            return "named"
+        return "named" if version_of(str(self.sdk_version)) >= NAMED_SINCE else "flat"
 
 
 # The compiler's own words for what we write ourselves: no extra argument may say them again.
@@ -61,12 +75,22 @@ MANAGED = frozenset(
 _EXTRA = re.compile(r"-([A-Za-z][A-Za-z0-9_-]*)(?:=(.+))?\Z")
 
 
+def version_of(said: str) -> tuple[int, ...]:
+    """1.20.0 -> (1, 20, 0)."""
+    if not re.fullmatch(r"\d{1,4}(\.\d{1,6}){1,4}", said):
+        found = f"backend.sdk_version: {said[:40]!r} is no version"
+        raise BackendError("backend.option", found, hint=f"such as 1.20, or {PROBE}")
+    return tuple(map(int, said.split(".")))
+
+
 def check(spec: BuildSpec) -> None:
     """Refuses what this backend cannot do or would have to change quietly."""
     for fault in (*_conflicts(spec), *_devices(spec)):
         raise fault
     check_request(spec)
     _check_texts(spec.backend.options)
+    if spec.backend.options.sdk_version not in (None, PROBE):
+        version_of(spec.backend.options.sdk_version)
     _check_extra_args(spec.backend.options.extra_args)
 
 

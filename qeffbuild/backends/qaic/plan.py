@@ -90,7 +90,7 @@ def _render(spec: BuildSpec, graph: str) -> Step:
             "qeffbuild.spec.types",
             "qeffbuild.graph",
             *_shared("context_lengths", "folder", "layers", "names", "specializations"),
-            *_rooms("options", "documents", "command", "pipeline"),
+            *_rooms("options", "documents", "command", "machine", "pipeline"),
         ),
         tools=("jinja2", "onnx", "onnx-ir", "pyyaml"),
     )

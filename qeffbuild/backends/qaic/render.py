@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from qeffbuild.backends.qaic import documents
 from qeffbuild.backends.qaic.command import CUSTOM_IO, Files, compile_argv
+from qeffbuild.backends.qaic.machine import partition_nodes_of
 from qeffbuild.backends.qaic.options import Options
 from qeffbuild.backends.qaic.pipeline import split_into_stages
 from qeffbuild.cloud_ai_100.folder import bring_weights
@@ -87,7 +88,7 @@ def write_documents(
     """
     own, options = named.get("templates"), asked.options
     entries = with_windows(specializations(asked.shapes, continuous=asked.continuous), signature)
-    text = documents.specializations_json(entries, options.specialization_form, own)
+    text = documents.specializations_json(entries, options.form, own)
     (out / SPECIALIZATIONS).write_text(text)
 
     precision = documents.state_precision(asked.dtype, mxint8=asked.quantization.mxint8_kv_cache)
@@ -146,14 +147,7 @@ def _any_text(path: Path) -> None:
 
 
 def _check_partitions(path: Path, known: set[str]) -> None:
-    try:
-        said = json.loads(path.read_text())
-        listed = [node for partition in said["partitions"] for node in partition.get("nodeList", [])]
-    except (ValueError, KeyError, TypeError, AttributeError) as cause:
-        found = f"backend.mdp_load_partition_config: {path.name} is not a partition file: {cause!r}"
-        raise BackendError(
-            "backend.file", found, hint='it is JSON: {"connections": [...], "partitions": [...]}'
-        ) from cause
+    listed = partition_nodes_of(path)
     if strangers := [node for node in listed if node not in known]:
         found = (
             f"backend.mdp_load_partition_config: {len(strangers)} nodes are not in the graph, {strangers[0]!r} first"
