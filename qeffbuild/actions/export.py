@@ -14,11 +14,11 @@ from qeffbuild.models.tasks import CAUSAL
 
 def run(work: Work) -> None:
     facts = json.loads((work.inputs["model"] / "facts.json").read_text())
-    _refuse_dtype(work.params["dtype"])
+    _refuse_dtype(work.params["dtype"], facts["task"])
     if work.params["trust_remote_code"]:
         _refuse_own_code(facts["config"])
     if facts["task"] == CAUSAL:
-        export(facts, work.out, progress=work.progress)
+        export(facts, work.out, dtype=work.params["dtype"], progress=work.progress)
         return
     from qeffbuild.export import tasks
 
@@ -26,11 +26,11 @@ def run(work: Work) -> None:
     tasks.export(facts, work.out, **asked, progress=work.progress)
 
 
-def _refuse_dtype(dtype: str) -> None:
-    if dtype != "float32":
+def _refuse_dtype(dtype: str, task: str) -> None:
+    if dtype != "float32" and (dtype, task) != ("float16", CAUSAL):
         raise ModelError(
             "model.unsupported",
-            f"model.dtype: {dtype}, but the graph computes in float32, whatever the checkpoint stores",
+            f"model.dtype: {dtype}, but the graph computes in float32, or for text in float16",
             hint="leave it out: what a device computes in is decided when its backend compiles",
         )
 

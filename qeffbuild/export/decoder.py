@@ -48,6 +48,8 @@ class Decoder(nn.Module):
             logits = self.model(input_ids=input_ids, **arguments).logits
         if not chosen:
             logits = _gather(logits, logits_index)
+        if logits.dtype != torch.float32:
+            logits = logits.float()
         return (logits, *flat_states(cache, self.form.states))
 
     def _one_symbol_each(self, input_ids: torch.Tensor, states: Sequence[torch.Tensor]) -> int:

@@ -7,6 +7,7 @@ import logging
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +75,12 @@ def _silent(fraction: float, what: str) -> None:
     """Progress that nobody watches."""
 
 
-def export(facts: Mapping[str, Any], out: Path, *, progress: Progress = _silent) -> Report:
+def export(facts: Mapping[str, Any], out: Path, *, dtype: str = "float32", progress: Progress = _silent) -> Report:
     """Write graph.onnx, io.json and export.json into `out`. `facts` is facts.json; no weight is read.
 
-    The graph refers to the checkpoint's files by name, so whoever loads it says where they are. It computes in float32:
-    a backend that computes in less says so when it compiles, and is held against this graph.
+    The graph refers to the checkpoint's files by name, so whoever loads it says where they are. It computes in
+    `dtype`, as PyTorch does: what a modeling file widens to float32 stays wide, and logits always are. The small model
+    is held against PyTorch in float32, where a disagreement is no rounding.
     """
     torch.set_num_threads(1)
     config = skeleton.configuration(facts["config"])
@@ -89,7 +91,7 @@ def export(facts: Mapping[str, Any], out: Path, *, progress: Progress = _silent)
         try:
             choice, error = selfcheck.check(small.model, small.form, recipe, small.expected)
             progress(0.3, f"tracing: {recipe.name}")
-            graph = _graph(config, weights.stored_tensors(facts["tensors"]), recipe, choice)
+            graph = _graph(config, weights.stored_tensors(facts["tensors"]), recipe, choice, getattr(torch, dtype))
         except QeffBuildError:
             raise
         except Exception as reason:
@@ -125,12 +127,14 @@ def _small(said: Mapping[str, Any], config: Any) -> _Small:
         ) from reason
 
 
-def _graph(config: Any, stored: Mapping[str, weights.Stored], recipe: Recipe, choice: AttentionChoice) -> _Graph:
+def _graph(
+    config: Any, stored: Mapping[str, weights.Stored], recipe: Recipe, choice: AttentionChoice, dtype: torch.dtype
+) -> _Graph:
     """The whole graph, by copies of one layer of each kind where that is sound, else by a trace of all layers."""
     try:
-        return _attempt(config, stored, recipe, choice, copying=True)
+        return _attempt(config, stored, recipe, choice, dtype, copying=True)
     except layers.NotAlike as reason:
-        made = _attempt(config, stored, recipe, choice, copying=False)
+        made = _attempt(config, stored, recipe, choice, dtype, copying=False)
         log.info("all layers are traced: %s", reason)
         return _because(made, str(reason))
 
@@ -148,9 +152,15 @@ def _because(graph: _Graph, reason: str) -> _Graph:
 
 
 def _attempt(
-    config: Any, stored: Mapping[str, weights.Stored], recipe: Recipe, choice: AttentionChoice, *, copying: bool
+    config: Any,
+    stored: Mapping[str, weights.Stored],
+    recipe: Recipe,
+    choice: AttentionChoice,
+    dtype: torch.dtype,
+    *,
+    copying: bool,
 ) -> _Graph:
-    model = skeleton.skeleton(config)
+    model = skeleton.skeleton(config, partial(skeleton.causal, dtype=dtype))
     sources = weights.find_sources(model, stored)
     weights.untie(model, sources)
     names, buffers = weights.aliases(model), dict(model.named_buffers())

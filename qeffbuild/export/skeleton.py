@@ -33,9 +33,9 @@ def configuration(said: Mapping[str, Any]) -> Any:
     return CONFIG_MAPPING[model_type].from_dict(known)
 
 
-def causal(config: Any) -> Any:
-    """The causal language model of a configuration, in float32 and with transformers' own attention."""
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager")
+def causal(config: Any, dtype: torch.dtype = torch.float32) -> Any:
+    """The causal language model of a configuration, with transformers' own attention."""
+    return AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="eager")
 
 
 def skeleton(config: Any, make: Callable[[Any], Any] = causal) -> nn.Module:
@@ -78,7 +78,7 @@ def make_fake(model: nn.Module, mode: FakeTensorMode) -> None:
 
 
 def _model(config: Any, make: Callable[[Any], Any]) -> nn.Module:
-    # float32 whatever the checkpoint stores: the neutral graph casts what it reads and computes in float32.
+    # Whatever the checkpoint stores: the neutral graph casts what it reads, mostly to float32.
     # A copy, because `interfaces.use` writes into the configuration that the model holds.
     said = copy.deepcopy(config)
     model = make(said)

@@ -129,7 +129,7 @@ def untie(model: nn.Module, sources: Sources) -> None:
 
 
 def refer(graph: ir.Graph, sources: Sources, names: Mapping[str, list[str]], shapes: Mapping[str, torch.Size]) -> None:
-    """Replace each parameter of the graph by external data inside the checkpoint, with casts where it stores less."""
+    """Replace each parameter of the graph by external data inside the checkpoint, cast where it has another dtype."""
     binder = _Binder(graph=graph, sources=sources, names=names, shapes=shapes)
     for value in [value for name, value in graph.initializers.items() if name.removeprefix(PREFIX) in names]:
         binder.bind(value)
@@ -153,7 +153,7 @@ class _Binder:
     missing: list[str] = field(default_factory=list)
     before: list[ir.Node] = field(default_factory=list)
     stored: dict[str, ir.Value] = field(default_factory=dict)
-    ready: dict[str, ir.Value] = field(default_factory=dict)
+    ready: dict[tuple[str, ir.DataType], ir.Value] = field(default_factory=dict)
 
     def bind(self, value: ir.Value) -> None:
         assert value.name is not None
@@ -162,9 +162,11 @@ class _Binder:
         if source is None:
             self.missing.append(name)
             return
-        if source not in self.ready:
-            self.ready[source] = self._made(source)
-        value.replace_all_uses_with(self.ready[source])
+        wanted = value.dtype or ir.DataType.FLOAT
+        if (source, wanted) not in self.ready:
+            made = self._made(source)
+            self.ready[source, wanted] = made if made.dtype == wanted else self._cast(made, wanted)
+        value.replace_all_uses_with(self.ready[source, wanted])
         del self.graph.initializers[value.name]
 
     def _made(self, source: str) -> ir.Value:
@@ -186,7 +188,7 @@ class _Binder:
                 f"{where}: shape {list(shape)}, but the configuration asks for {list(wanted)}",
                 hint="the weights do not belong to this config.json",
             )
-        return made if made.dtype == ir.DataType.FLOAT else self._cast(made)
+        return made
 
     def _stored(self, tensor: Stored) -> ir.Value:
         if tensor.name not in self.stored:
@@ -194,9 +196,9 @@ class _Binder:
             self.graph.initializers[tensor.name] = value
         return self.stored[tensor.name]
 
-    def _cast(self, value: ir.Value) -> ir.Value:
-        node = ir.node("Cast", [value], {"to": int(ir.DataType.FLOAT)})
-        node.outputs[0].shape, node.outputs[0].type = value.shape, ir.TensorType(ir.DataType.FLOAT)
+    def _cast(self, value: ir.Value, wanted: ir.DataType) -> ir.Value:
+        node = ir.node("Cast", [value], {"to": int(wanted)})
+        node.outputs[0].shape, node.outputs[0].type = value.shape, ir.TensorType(wanted)
         self.before.append(node)
         return node.outputs[0]
 

@@ -180,9 +180,15 @@ def _gather(node: ir.Node, inputs: list[np.ndarray]) -> list[np.ndarray]:
     return [np.take(inputs[0], inputs[1], axis=_integer(node, "axis", 0))]
 
 
+def _clip(node: ir.Node, inputs: list[np.ndarray]) -> list[np.ndarray]:
+    low, high = (inputs[place] if len(inputs) > place else None for place in (1, 2))
+    return [np.clip(inputs[0], low, high)]
+
+
 # What exports put between a checkpoint and its use, no more: anything else is left to the graph.
 EVALUATE: dict[str, Evaluate] = {
     "Cast": _cast,
+    "Clip": _clip,
     "Concat": _concat,
     "Gather": _gather,
     "Identity": lambda node, inputs: inputs,

@@ -42,6 +42,8 @@ def _passes(spec: BuildSpec) -> Iterator[dict[str, Any]]:
     if spec.adapters:
         yield {"name": "lora", "form": spec.transforms.lora, "adapters": list(spec.adapters)}
     asked = spec.transforms
+    if asked.clip_float16:
+        yield {"name": "clip_float16"}
     if asked.include_sampler:
         yield {
             "name": "sampler",

@@ -158,6 +158,7 @@ class TransformsSpec:
     lora: Literal["stacked", "inputs"] = option(
         "stacked", "adapters all in the graph, one chosen per row; or the weights of one at a time as inputs"
     )
+    clip_float16: bool = option(False, "weights beyond the range of float16 become its largest number")
     include_sampler: bool = option(False, "the graph chooses the next token; settings go in per row")
     max_top_k_ids: int = option(512, "the likeliest tokens among which the sampler draws", low=1, high=1 << 20)
     return_pdfs: bool = option(False, "the sampler gives out the probabilities that it drew by")

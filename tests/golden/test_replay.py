@@ -36,7 +36,6 @@ NOT_YET: dict[str, str] = {
     **dict.fromkeys(("qnn_ccl_3spec", "qnn_config", "qnn_default"), "the QNN tools"),
     **dict.fromkeys(("quant_awq", "quant_ct_fp8"), "checkpoints that are quantized already"),
     "big_gpt2_124m_subf": "a function per decoder layer",
-    "dtype_float16": "keys and values in float16",
     "swiftkv": "SwiftKV",
     "vlm_llava_dual": "images",
 }

@@ -27,6 +27,8 @@ TABLE = np.arange(24, dtype=np.float32).reshape(4, 6)
 CASES: list[tuple[str, list[Any], dict[str, Any]]] = [
     ("Cast", [TABLE], {"to": ir.DataType.FLOAT16}),
     ("Cast", [TABLE / 7], {"to": ir.DataType.INT32}),
+    ("Clip", [TABLE, np.array(3, np.float32), np.array(7, np.float32)], {}),
+    ("Clip", [TABLE, np.array(3, np.float32)], {}),
     ("Concat", [TABLE, TABLE], {"axis": 1}),
     ("Concat", [TABLE, TABLE], {"axis": -2}),
     ("Gather", [TABLE, np.array([2, 0])], {"axis": 1}),

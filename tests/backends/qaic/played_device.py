@@ -28,7 +28,7 @@ class Device:
         for value in model.graph.initializers.values():
             tensor = value.const_value
             is_small = tensor is not None and not isinstance(tensor, ir.ExternalTensor) and tensor.size == 1
-            if tensor is not None and is_small and tensor.numpy().reshape(-1)[0] == NOWHERE:
+            if tensor is not None and is_small and tensor.numpy().reshape(-1).tolist() == [NOWHERE]:
                 value.const_value = ir.tensor(np.array(CONTEXT, np.int64), name=value.name)
         save_graph(model, folder / "graph.onnx")
         onnx.checker.check_model(str(folder / "graph.onnx"), full_check=True)
