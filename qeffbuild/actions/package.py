@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from qeffbuild.errors import StepError
 from qeffbuild.executor.work import Work
 from qeffbuild.graph.files import load_graph, save_graph
 from qeffbuild.graph.weights import Folder, Weights, checkpoint_folder
-from qeffbuild.graph.write import write_weights
+from qeffbuild.graph.write import Written, write_weights
 from qeffbuild.graphs import Member, members
 from qeffbuild.models import save_tokenizer
 from qeffbuild.models.tasks import GENERATING
@@ -23,6 +24,7 @@ from qeffbuild.signature import Tensor
 
 # What a trial run is fed where a graph's axis is free: the second token is padding, and must do no harm.
 _TRIAL = {"batch_size": 1, "seq_len": 2, "num_logits": 1, "ctx_len": 4}
+PREFILL = "prefill"  # a second form of the main graph, for prompts
 _TRIAL_SAMPLES = 16_000  # a second of sound
 
 
@@ -43,15 +45,26 @@ def run(work: Work) -> None:
 
 def _write_graphs(graphs: Sequence[Member], work: Work, checkpoint: Folder) -> dict[str, str]:
     """NAME.onnx and NAME.data of each graph; the digests of the latter, taken while writing."""
-    steps = [work.inputs[role] for role in ("graph", "quantized", "exported") if role in work.inputs]
+    steps = [work.inputs[role] for role in ("graph", "quantized", "rowwise", "exported") if role in work.inputs]
+    weights = Weights(*(Folder(step) for step in steps), checkpoint)
     known = {}
     for member in graphs:
-        weights = Weights(*(Folder(step) for step in steps), checkpoint)
-        model = load_graph(member.graph)
-        written = write_weights(model, weights, work.out / f"{member.name}.data", work.progress)
-        save_graph(model, work.out / f"{member.name}.onnx")
+        written = _write_graph(member.graph, member.name, weights, work)
         known[f"{member.name}.data"] = written.sha256
+        if PREFILL in work.inputs and member is graphs[0]:
+            second = members(work.inputs[PREFILL])[0]
+            name = f"{member.name}.{PREFILL}"
+            known[f"{name}.data"] = _write_graph(second.graph, name, weights, work, before=written.stored).sha256
     return known
+
+
+def _write_graph(
+    graph: Path, name: str, weights: Weights, work: Work, before: Mapping[str, Any] | None = None
+) -> Written:
+    model = load_graph(graph)
+    written = write_weights(model, weights, work.out / f"{name}.data", work.progress, before=before)
+    save_graph(model, work.out / f"{name}.onnx")
+    return written
 
 
 def _manifest(graphs: Sequence[Member], work: Work, facts: Mapping[str, Any], has_tokenizer: bool) -> dict[str, Any]:
@@ -64,6 +77,8 @@ def _manifest(graphs: Sequence[Member], work: Work, facts: Mapping[str, Any], ha
             "in_place": lowered["in_place"],
             "rows_apart": lowered["rows_apart"],
         }
+        if PREFILL in work.inputs and member is graphs[0]:
+            said[member.name][PREFILL] = f"{member.name}.{PREFILL}.onnx"
     return {
         "backend": work.params["backend"],
         "task": facts["task"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -24,17 +24,25 @@ Progress = Callable[[float, str], None]
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What was written: the file's size and digest, and how many tensors are in it."""
+    """What was written: the file's size and digest, how many tensors are in it, and where each is by its identity."""
 
     size: int
     sha256: str
     tensors: int
+    stored: Mapping[str, ir.TensorProtocol]
 
 
 def write_weights(
-    model: ir.Model, weights: Weights, data: Path, progress: Progress = lambda fraction, what: None
+    model: ir.Model,
+    weights: Weights,
+    data: Path,
+    progress: Progress = lambda fraction, what: None,
+    *,
+    before: Mapping[str, ir.TensorProtocol] | None = None,
 ) -> Written:
     """Stores every tensor that the graph reads in `data` and points the graph at it.
+
+    What was stored `before`, for another graph of the same folder, is not stored again.
 
     Whatever depends on weights alone is computed on the way (a float16 checkpoint is converted, a transpose is carried
     out), once per tensor however often it is used. Memory: the largest tensor.
@@ -53,10 +61,16 @@ def write_weights(
             if key not in stored:
                 progress(done / len(wanted), value.name or "")
                 name = value.name or f"weight_{done}"
-                stored[key] = stored_value(name, compute(value, weights), output, data.name)
+                known = before.get(key) if before else None
+                stored[key] = (
+                    stored_value(name, compute(value, weights), output, data.name)
+                    if known is None
+                    else _same_value(name, known)
+                )
                 origins[stored[key]] = _origin(value)
             replaced.append((value, stored[key]))
-        written = Written(output.position, output.digest.hexdigest(), output.tensors)
+        tensors = {key: value.const_value for key, value in stored.items() if value.const_value is not None}
+        written = Written(output.position, output.digest.hexdigest(), output.tensors, tensors)
     # Only now: a tensor may be used as it is and transposed, too, and each is computed from the original.
     for old, new in replaced:
         _replace(graph, old, new)
@@ -122,6 +136,13 @@ def stored_value(name: str, array: np.ndarray, output: DataFile, location: str) 
         offset, length = output.append(array)
         tensor = ir.ExternalTensor(location, offset, length, dtype, shape=shape, name=name)
     return ir.Value(name=name, shape=shape, type=ir.TensorType(dtype), const_value=tensor)
+
+
+def _same_value(name: str, tensor: ir.TensorProtocol) -> ir.Value:
+    """A new initializer over a tensor that another graph has, too."""
+    return ir.Value(
+        name=name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor
+    )
 
 
 def _replace(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:

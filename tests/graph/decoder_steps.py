@@ -10,16 +10,21 @@ from neutral_decoder import Decoder
 
 from qeffbuild.actions import package as packaging
 from qeffbuild.actions import quantize
-from qeffbuild.backends.onnxruntime import lower
+from qeffbuild.backends.onnxruntime import lower, rowwise
 from qeffbuild.backends.onnxruntime.session import Session
 from qeffbuild.executor.work import Work
 from qeffbuild.package import Package
 
 
 def build(
-    decoder: Decoder, folder: Path, *, attention: str = "auto", quantization: dict[str, Any] | None = None
+    decoder: Decoder,
+    folder: Path,
+    *,
+    attention: str = "auto",
+    quantization: dict[str, Any] | None = None,
+    prefill: bool = False,
 ) -> Package:
-    """The steps behind the export, in a row."""
+    """The steps behind the export, in a row; with `prefill`, the form for prompts, too."""
     graph, inputs, leaves = decoder.exported, {"model": decoder.fetched}, {"model": decoder.checkpoint}
     roles = {**inputs, "exported": decoder.exported}
     if quantization:
@@ -33,6 +38,14 @@ def build(
     lowered.mkdir(parents=True)
     packaged.mkdir()
     lower.run(Work(name="lower", params={"attention": attention}, inputs={"graph": graph}, leaves={}, out=lowered))
+    if prefill:
+        roles["rowwise"], roles["prefill"] = folder / "quantize[prefill]", folder / "lower[prefill]"
+        for role in ("rowwise", "prefill"):
+            roles[role].mkdir()
+        exported = {**inputs, "graph": decoder.exported}
+        rowwise.run(Work(name="", params={"keep": []}, inputs=exported, leaves=leaves, out=roles["rowwise"]))
+        rounded = {"graph": roles["rowwise"]}
+        lower.run(Work(name="", params={"attention": attention}, inputs=rounded, leaves={}, out=roles["prefill"]))
     params = {
         "backend": "onnxruntime",
         "session": "qeffbuild.backends.onnxruntime.session",

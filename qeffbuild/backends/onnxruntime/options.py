@@ -11,6 +11,7 @@ from qeffbuild.errors import SpecError
 from qeffbuild.spec.types import BuildSpec, option
 
 Attention = Literal["auto", "portable"]
+Profile = Literal["fast", "accurate", "small"]
 
 BLOCK_SIZES = (16, 32, 64, 128, 256)  # what MatMulNBits takes
 
@@ -20,6 +21,11 @@ class Options:
     """How graphs are written for ONNX Runtime, and run by it."""
 
     attention: Attention = option("auto", "auto: GroupQueryAttention where it fits; portable: standard operators")
+    profile: Profile = option(
+        "accurate",
+        "of quantized packages. fast: prompts by 8-bit integers with a scale per token, one more byte per weight; "
+        "accurate: prompts and decoding by the same weights; small: that, in blocks of 128",
+    )
     threads: int | None = option(
         None, "threads of one operator; null: one per core; rebuilds nothing", low=1, high=1024
     )

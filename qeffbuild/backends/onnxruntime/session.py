@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,7 @@ except ImportError as cause:
 log = logging.getLogger(__name__)
 
 _BINDINGS = 16  # shapes whose buffers are kept per set of states, the least recently used goes first
+_PROMPT = 8  # tokens of a row from which on the form for prompts is the faster one
 _QUIET = 3  # ONNX Runtime's warnings are about its own rewriting; errors reach us as exceptions
 
 Shapes = tuple[tuple[int, ...], ...]
@@ -43,20 +44,10 @@ def open_session(package: Package, *, threads: int | None = None) -> Session:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     graphs = {}
     for name, said in package.manifest["graphs"].items():
-        try:
-            loaded = ort.InferenceSession(package.graph(name), options, providers=["CPUExecutionProvider"])
-        # ONNX Runtime's exceptions have no common base but this.
-        except Exception as cause:
-            problem = str(cause).strip().splitlines()[0]
-            raise BackendError(
-                "backend.file",
-                f"{said['file']}: onnxruntime does not load it: {problem}",
-                where=str(package.path),
-                hint="`qeffbuild verify` tells whether the package is damaged; else build it with this onnxruntime",
-            ) from cause
         signature, in_place = package.signature(name), frozenset(said.get("in_place", ()))
         graphs[name] = _Graph(
-            session=loaded,
+            session=_load(package, said["file"], options),
+            prefill=_load(package, said["prefill"], options) if "prefill" in said else None,
             signature=signature,
             names=tuple(tensor.name for tensor in signature.inputs),
             in_place=in_place,
@@ -66,14 +57,36 @@ def open_session(package: Package, *, threads: int | None = None) -> Session:
     return Session(graphs)
 
 
+def _load(package: Package, file: str, options: ort.SessionOptions) -> ort.InferenceSession:
+    try:
+        return ort.InferenceSession(package.path / file, options, providers=["CPUExecutionProvider"])
+    # ONNX Runtime's exceptions have no common base but this.
+    except Exception as cause:
+        problem = str(cause).strip().splitlines()[0]
+        raise BackendError(
+            "backend.file",
+            f"{file}: onnxruntime does not load it: {problem}",
+            where=str(package.path),
+            hint="`qeffbuild verify` tells whether the package is damaged; else build it with this onnxruntime",
+        ) from cause
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Graph:
     session: ort.InferenceSession
+    prefill: ort.InferenceSession | None  # the same graph in the form that is faster for prompts
     signature: IoSignature
     names: tuple[str, ...]  # of the inputs, states apart
     in_place: frozenset[str]  # states whose input and output may share memory
     has_turns: bool  # whether any state's may not, so that even and odd runs differ
     rows_apart: bool  # whether attention is fused, which takes one token of many rows or many of one
+
+    def form(self, shapes: Shapes) -> ort.InferenceSession:
+        """Who runs these. Where the logits of every token are wanted a text is scored, by the weights that decode."""
+        if self.prefill is None:
+            return self.session
+        tokens, logits = (shapes[self.names.index(name)][-1] for name in (rows.POSITIONS, rows.INDEX))
+        return self.prefill if tokens >= _PROMPT and tokens > logits else self.session
 
 
 @dataclass(slots=True)
@@ -131,7 +144,7 @@ class Session:
         if loaded.rows_apart and not rows.is_whole(inputs[rows.POSITIONS]):
             return _run_apart(loaded, inputs, states)
         binding = _binding(loaded, inputs, states, None)
-        _run(loaded, binding, inputs)
+        _run(binding, inputs)
         if loaded.has_turns:
             states.turn ^= 1
         return binding.outputs
@@ -139,17 +152,17 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class _Binding:
+    run: Callable[[Any, Any], None]
     io: Any
     inputs: dict[str, np.ndarray]
     outputs: dict[str, np.ndarray]
     unsized: Mapping[str, int]  # outputs whose size only the run tells, and their places: not bound to a buffer
 
 
-def _run(graph: _Graph, binding: _Binding, inputs: Mapping[str, np.ndarray]) -> None:
+def _run(binding: _Binding, inputs: Mapping[str, np.ndarray]) -> None:
     for name, buffer in binding.inputs.items():
         np.copyto(buffer, inputs[name], casting="same_kind")
-    # The object behind InferenceSession: its own method looks each time for a device that a processor has not.
-    graph.session._sess.run_with_iobinding(binding.io._iobinding, None)
+    binding.run(binding.io._iobinding, None)
     if binding.unsized:
         made = binding.io.get_outputs()
         binding.outputs.update({name: made[place].numpy() for name, place in binding.unsized.items()})
@@ -166,7 +179,7 @@ def _run_apart(graph: _Graph, inputs: Mapping[str, np.ndarray], states: States) 
         share = rows.inputs_of(part, signature, inputs)
         binding = _binding(graph, share, states, part)
         kept = [(state, row, _touched(state, now, row).copy()) for row in part.idle for state in signature.states]
-        _run(graph, binding, share)
+        _run(binding, share)
         for state, row, content in kept:
             _touched(state, next_, row)[...] = content
         rows.place_outputs(part, signature, binding.outputs, whole)
@@ -195,7 +208,8 @@ def _binding(graph: _Graph, inputs: Mapping[str, np.ndarray], states: States, pa
 
 
 def _bind(graph: _Graph, shapes: Shapes, states: States, rows: slice) -> _Binding:
-    signature, io = graph.signature, graph.session.io_binding()
+    session = graph.form(shapes)
+    signature, io = graph.signature, session.io_binding()
     inputs = {}
     for tensor, shape in zip(signature.inputs, shapes, strict=True):
         inputs[tensor.name] = np.zeros(shape, tensor.dtype)
@@ -213,7 +227,8 @@ def _bind(graph: _Graph, shapes: Shapes, states: States, rows: slice) -> _Bindin
     for state in signature.states:
         io.bind_ortvalue_input(state.name, _alias(now[state.name][rows]))
         io.bind_ortvalue_output(state.output, _alias(next_[state.name][rows]))
-    return _Binding(io, inputs, outputs, unsized)
+    # The object behind InferenceSession: its own method looks each time for a device that a processor has not.
+    return _Binding(session._sess.run_with_iobinding, io, inputs, outputs, unsized)
 
 
 def _outputs(graph: _Graph, inputs: Mapping[str, np.ndarray], states: States) -> dict[str, np.ndarray]:

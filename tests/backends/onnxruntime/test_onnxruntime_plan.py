@@ -88,6 +88,27 @@ def test_steps_are_lower_and_package_with_quantize_before_them_when_asked() -> N
     ]
 
 
+def test_the_fast_profile_adds_a_form_for_prompts_to_quantized_packages_and_takes_larger_blocks() -> None:
+    fast = with_said("options", profile="fast")
+    quantized = replace(fast, quantization=replace(fast.quantization, method="int4"))
+
+    assert [step.name for step in steps(fast, "export")] == ["lower", "package"]
+    made = {step.name: step for step in steps(quantized, "export")}
+    assert list(made) == ["quantize", "lower", "quantize[prefill]", "lower[prefill]", "package"]
+    assert made["quantize"].params["block_size"] == 128
+    assert made["package"].inputs["prefill"] == "lower[prefill]"
+    said = replace(quantized, quantization=replace(quantized.quantization, block_size=32))
+    assert steps(said, "export")[0].params["block_size"] == 32
+
+
+def test_the_small_profile_only_takes_larger_blocks() -> None:
+    small = with_said("options", profile="small")
+    quantized = replace(small, quantization=replace(small.quantization, method="int4"))
+
+    assert steps(quantized, "export")[0].params["block_size"] == 128
+    assert len(steps(quantized, "export")) == 3
+
+
 @pytest.mark.parametrize(
     ("group", "said", "reached"),
     [

@@ -1,0 +1,108 @@
+"""Neutral graph -> the same graph with products of 8-bit integers: a scale for each token and for each output.
+
+ONNX Runtime multiplies whole matrices of integers about twice as fast as it does blocks of weights, so this is the form
+for prompts. The new weights lie beside the graph in rowwise.data.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from qeffbuild.executor.work import Work
+from qeffbuild.graph.emit import Emitter, replace_value
+from qeffbuild.graph.files import load_graph, save_graph
+from qeffbuild.graph.fold import compute, identity, remove_unread, sources
+from qeffbuild.graph.products import Product, products
+from qeffbuild.graph.weights import Folder, Weights, checkpoint_folder, reference_of
+from qeffbuild.graph.write import DataFile, stored_value
+from qeffbuild.graphs import members
+
+DATA = "rowwise.data"
+_STEPS = 127
+_MIDDLE = np.array(128, np.uint8)
+_ONE = np.array(1, np.float32)
+_SMALLEST = np.array(1e-9, np.float32)
+
+
+def run(work: Work) -> None:
+    main = members(work.inputs["graph"])[0]
+    model = load_graph(main.graph)
+    weights = Weights(Folder(work.inputs["graph"]), checkpoint_folder(work.inputs["model"], work.leaves.get("model")))
+    facts = json.loads((work.inputs["model"] / "facts.json").read_text())
+    names = {(said["file"], said["offset"]): name for name, said in facts["tensors"].items()}
+    with (work.out / DATA).open("wb") as file:
+        done = _Rowwise(model, weights, DataFile(file)).carry_out(work, names)
+    save_graph(model, work.out / main.file)
+    shutil.copyfile(main.io, work.out / main.io.name)
+    (work.out / "rowwise.json").write_text(json.dumps({"schema": 1, **done}, indent=1, sort_keys=True) + "\n")
+
+
+class _Rowwise:
+    """One graph being rewritten, a product at a time: never more than one weight is in memory."""
+
+    def __init__(self, model: ir.Model, weights: Weights, output: DataFile) -> None:
+        self.graph, self.weights, self.output = model.graph, weights, output
+        self.emit = Emitter(model.graph, "rowwise")
+        self.inputs: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
+        self.made: dict[str, tuple[ir.Value, ir.Value]] = {}
+        model.opset_imports["com.microsoft"] = 1
+
+    def carry_out(self, work: Work, names: dict[tuple[str, int], str]) -> dict[str, Any]:
+        found, quantized, kept = list(products(self.graph)), list[str](), dict[str, str]()
+        for place, product in enumerate(found):
+            references = [reference_of(tensor) for tensor in sources(product.weight)]
+            name = names.get((references[0].location, references[0].offset), product.weight.name or "")
+            work.progress(place / len(found), name)
+            if any(fnmatchcase(name, pattern) for pattern in work.params["keep"]):
+                kept[name] = "keep"
+            elif product.is_router:
+                kept[name] = "it chooses experts: a small error would choose others"
+            elif product.weight.shape is not None and len(product.weight.shape) != 2:
+                kept[name] = "only plain matrices are quantized"
+            else:
+                self._one(product, name)
+                quantized.append(name)
+        remove_unread(self.graph)
+        return {"quantized": quantized, "kept": kept}
+
+    def _one(self, product: Product, name: str) -> None:
+        key = f"{identity(product.weight)} {product.is_transposed}"
+        if key not in self.made:
+            self.made[key] = self._store(f"{name}.rowwise.{len(self.made)}", product)
+        numbers, scales = self.made[key]
+        x, sizes = self._rounded(product.x)
+        made = self.emit("MatMulIntegerToFloat", x, numbers, _ONE, scales, _MIDDLE, domain="com.microsoft")
+        result = self.emit("Mul", made, sizes)
+        if product.bias is not None:
+            result = self.emit("Add", result, product.bias)
+        replace_value(self.graph, product.node.outputs[0], result)
+        self.emit.place(product.node)
+
+    def _rounded(self, x: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """x in 8 bits around 128, and the size of a step in each row; products of one input share them."""
+        if x not in self.inputs:
+            emit = self.emit
+            largest = emit("Max", emit("ReduceMax", emit("Abs", x), [-1], keepdims=1), _SMALLEST)
+            sizes = emit("Mul", largest, np.array(1 / _STEPS, np.float32))
+            self.inputs[x] = (emit("QuantizeLinear", emit("Div", x, sizes), _ONE, _MIDDLE), sizes)
+        return self.inputs[x]
+
+    def _store(self, name: str, product: Product) -> tuple[ir.Value, ir.Value]:
+        """Weights [K, N] in 8 bits, and a scale for each of the N outputs."""
+        weight = np.asarray(compute(product.weight, self.weights), np.float32)
+        columns = weight.T if product.is_transposed else weight
+        scales = np.maximum(np.abs(columns).max(axis=0), 1e-12) / _STEPS
+        numbers = np.rint(columns / scales).astype(np.int8)
+        values = [
+            stored_value(f"{name}.{part}", np.ascontiguousarray(array), self.output, DATA)
+            for part, array in (("numbers", numbers), ("scales", scales.astype(np.float32)))
+        ]
+        for value in values:
+            self.graph.initializers.add(value)
+        return values[0], values[1]
