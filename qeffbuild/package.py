@@ -148,6 +148,14 @@ def bring_adapters(source: Path, out: Path) -> dict[str, Any] | None:
     return {"form": said["form"], "names": said["names"]}
 
 
+# What transformers' generation does beyond choosing the likeliest token.
+_GENERATION = (
+    "decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens",
+    "bad_words_ids", "no_repeat_ngram_size", "min_length", "is_multilingual", "lang_to_id", "task_to_id",
+    "no_timestamps_token_id",
+)  # fmt: skip
+
+
 def _of_task(task: str, said: Mapping[str, Any]) -> dict[str, Any]:
     """What only the runtime of this task asks for."""
     if task == "sequence-classification":
@@ -155,9 +163,7 @@ def _of_task(task: str, said: Mapping[str, Any]) -> dict[str, Any]:
         many = said.get("problem_type") == "multi_label_classification"
         return {"labels": [labels[key] for key in sorted(labels, key=int)], "many_labels": many}
     if task in ("speech-seq2seq", "text-seq2seq"):
-        keys = ("decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id", "suppress_tokens")
-        more = ("begin_suppress_tokens", "bad_words_ids", "no_repeat_ngram_size", "min_length", "lang_to_id")
-        return {key: said.get(key) for key in (*keys, *more)}
+        return {key: said.get(key) for key in _GENERATION}
     return {}
 
 

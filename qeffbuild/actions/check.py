@@ -22,7 +22,7 @@ def run(work: Work) -> None:
 
     # What costs nothing comes before what costs an import of torch.
     fit_values(facts, **{name: work.params[name] for name in _FIT})
-    refuse_missing(folder, facts.task)
+    refuse_missing(folder)
     work.progress(0.0, "looking for NaN")
     strange = nonfinite(folder, facts.tensors, work.progress)
     if strange and not work.params["allow_nonfinite"]:

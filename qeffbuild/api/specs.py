@@ -64,7 +64,7 @@ def admit(spec: BuildSpec, *, frozen: bool = False) -> BuildSpec:
     fit(spec, facts)
     for name, folder in spec.adapters.items():
         fit_adapter(name, Path(folder), facts.tensors)
-    refuse_missing(Path(model.path), facts.task)
+    refuse_missing(Path(model.path))
     return spec
 
 

@@ -221,7 +221,9 @@ def _read(job: Job, built: api.Built, asked: Any) -> Answer:
     """What a model of another task makes of its inputs, one row each."""
     answers = api.open_reader(built).answer(asked)
     said = {"schema": 1, "package": str(built.package), **answers.as_json()}
-    shown = table(answers.columns, answers.rows, Look.of(sys.stdout)) if answers.columns else "\n".join(*answers.rows)
+    shown = "\n".join(row[0] for row in answers.rows)
+    if answers.columns:
+        shown = table(answers.columns, answers.rows, Look.of(sys.stdout))
     return Answer(said, shown=shown, told=f"\n{text.metrics(said['metrics'], Look.of(sys.stderr))}")
 
 

@@ -5,6 +5,7 @@ Its graphs read everything at once or, in an encoder-decoder, are two: weights b
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -137,8 +138,11 @@ def _kind(task: str, how: str, is_normal: bool) -> Kind:
         return Kind(graphs=lambda model: (embedder(model, how, normalize=is_normal),), error=_error_at_once)
     if task == "sequence-classification":
         return Kind(graphs=lambda model: (classifier(model),), error=_error_at_once)
-    assert task == "ctc", task
-    return Kind(graphs=lambda model: (listener(model),), error=_error_at_once)
+    if task == "ctc":
+        return Kind(graphs=lambda model: (listener(model),), error=_error_at_once)
+    from qeffbuild.export import seq2seq
+
+    return Kind(graphs=seq2seq.graphs, error=seq2seq.error)
 
 
 def _maker(task: str) -> Callable[[Any], Any]:
@@ -157,16 +161,43 @@ def _graphs(
     weights.untie(model, sources)
     names = weights.aliases(model)
     shapes = {name: model.get_parameter(name).shape for name in names}
+    tables = dict(_tables_by_rule(model, [name for name in names if not any(n in sources for n in names[name])]))
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     mode.cache_enabled = False
     skeleton.make_fake(model, mode)
     for asked in kind.graphs(model):
         made = to_graph(asked, model, attention, choice, mode)
         _drop_unread(made.graph)
-        weights.refer(made.graph, sources, names, shapes)
+        _fill_in(made.graph, tables)
+        weights.refer(made.graph, sources, {k: v for k, v in names.items() if k not in tables}, shapes)
         finish(made)
         made.graph.name = asked.graph
         yield made, signature_of(made.graph, asked)
+
+
+def _tables_by_rule(model: Any, missing: Sequence[str]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters that no checkpoint holds because a rule gives them (sinusoids): made twice, they are the same."""
+    for name in missing:
+        owner, _, attribute = name.rpartition(".")
+        module = model.get_submodule(owner)
+        if not isinstance(module, torch.nn.Embedding):
+            continue
+        made = []
+        for _ in range(2):
+            real = copy.copy(module)
+            table = torch.nn.Parameter(torch.empty(model.get_parameter(name).shape), requires_grad=False)
+            real._parameters = {attribute: table}
+            with torch.no_grad():
+                model._init_weights(real)
+            made.append(real.get_parameter(attribute))
+        if torch.equal(*made):
+            yield name, made[0]
+
+
+def _fill_in(graph: ir.Graph, tables: Mapping[str, torch.Tensor]) -> None:
+    for name, value in graph.initializers.items():
+        if (table := tables.get(name.removeprefix(weights.PREFIX))) is not None:
+            value.const_value = ir.tensor(table.numpy(), name=name)
 
 
 def _drop_unread(graph: ir.Graph) -> None:

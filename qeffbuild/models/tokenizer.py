@@ -11,9 +11,6 @@ from typing import Any
 
 from qeffbuild.errors import ModelError
 from qeffbuild.models.facts import Facts
-from qeffbuild.models.tasks import CAUSAL, CTC, SPEECH
-
-FEATURES = "preprocessor_config.json"
 
 # Any of these holds a vocabulary; the other tokenizer files only describe one.
 _VOCABULARIES = (
@@ -21,11 +18,8 @@ _VOCABULARIES = (
 )  # fmt: skip
 
 
-def refuse_missing(folder: Path, task: str = CAUSAL) -> None:
+def refuse_missing(folder: Path) -> None:
     """Without a vocabulary transformers may make up an empty tokenizer: every prompt would be no tokens."""
-    if task in (CTC, SPEECH) and not (folder / FEATURES).is_file() and not (folder / "processor_config.json").is_file():
-        hint = f"copy the model's {FEATURES} into the folder"
-        raise ModelError("model.processor", f"no {FEATURES}: how sound is prepared", where=str(folder), hint=hint)
     if any((folder / name).is_file() for name in _VOCABULARIES) or any(folder.glob("*.tiktoken")):
         return
     hint = f"copy the model's {_VOCABULARIES[0]} into the folder"

@@ -101,6 +101,7 @@ METRICS: Mapping[str, tuple[str, str]] = {
     "prefill_tokens_per_s": ("prefill", "tokens/s"),
     "decode_tokens_per_s": ("decode", "tokens/s"),
     "total_tokens_per_s": ("in total", "tokens/s"),
+    "seconds_per_s": ("sound", "s of sound/s"),
     "inputs_per_s": ("inputs", "inputs/s"),
     "tokens_per_s": ("tokens read", "tokens/s"),
     "e2e_s": ("end to end", "s"),

@@ -47,14 +47,29 @@ def _reader(package: Package, threads: int | None) -> Reader:
 
         encoder = Encoder(session, Shapes.of(package), _tokenizer(package), package.model["vocab_size"])
         return Embedder(package, encoder) if package.task == "embedding" else Classifier(package, encoder)
+    if package.task == "ctc":
+        from qeffbuild.runtime.transcription import Listener
+
+        return Listener(package, session, _folder(package))
+    if package.task in ("speech-seq2seq", "text-seq2seq"):
+        from qeffbuild.runtime.seq2seq import Seq2Seq
+        from qeffbuild.runtime.sound import Hearing
+
+        hearing = Hearing(_folder(package)) if package.task == "speech-seq2seq" else None
+        return Seq2Seq(package, session, _tokenizer(package), hearing)
     raise RunError("run.task", f"no reader for a package of task {package.task}", hint="update qeffbuild")
 
 
-def _tokenizer(package: Package) -> Tokenizer:
+def _folder(package: Package) -> Path:
+    """Where the tokenizer is, and what prepares sound beside it."""
     if package.tokenizer is None:
         raise RunError(
             "run.tokenizer",
-            "the package has no tokenizer, and this task begins with text",
+            "the package has no tokenizer, and this task begins or ends with text",
             hint="build from a model folder that has a tokenizer",
         )
-    return open_tokenizer(package.tokenizer)
+    return package.tokenizer
+
+
+def _tokenizer(package: Package) -> Tokenizer:
+    return open_tokenizer(_folder(package))

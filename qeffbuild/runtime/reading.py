@@ -47,12 +47,15 @@ class Clock:
     def __init__(self) -> None:
         self.began = perf_counter()
 
-    def figures(self, load_s: float, *, tokens: int, answers: int) -> dict[str, float | None]:
+    def elapsed(self) -> float:
+        return perf_counter() - self.began
+
+    def figures(self, load_s: float, *, answers: int, tokens: int | None = None) -> dict[str, float | None]:
         """`tokens_per_s` counts what was read; padding and idle rows never count."""
-        e2e_s = perf_counter() - self.began
+        e2e_s = self.elapsed()
         return {
             "inputs_per_s": answers / e2e_s,
-            "tokens_per_s": tokens / e2e_s,
+            **({"tokens_per_s": tokens / e2e_s} if tokens is not None else {}),
             "e2e_s": e2e_s,
             "load_s": load_s,
             "peak_rss_mb": peak_rss_mb(),

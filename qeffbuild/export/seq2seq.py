@@ -1,0 +1,228 @@
+"""An encoder-decoder -> two traceable graphs: one makes the keys and values of the cross cache, the other reads them.
+
+The decoder's own keys and values are retained state; those of the cross cache are held: made once for an input, and
+only read while tokens are made. All rows of a batch are at the same position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+
+from qeffbuild.export.cache import flat_states, retained_cache
+from qeffbuild.export.interfaces import interfaces, use
+from qeffbuild.export.modules import AnyAttention, Traceable
+from qeffbuild.export.positions import true_positions
+from qeffbuild.export.rotary import chosen_tables
+from qeffbuild.export.states import KINDS, CacheForm, StateSpec, accepts
+from qeffbuild.signature import State, Tensor
+
+_ROWS = ("batch_size", "seq_len")
+IDS = Tensor(name="input_ids", dtype="int64", axes=_ROWS)
+POSITIONS = Tensor(name="position_ids", dtype="int64", axes=_ROWS)
+MASK = Tensor(name="attention_mask", dtype="int64", axes=_ROWS)
+INDEX = Tensor(name="logits_index", dtype="int64", axes=("batch_size", "num_logits"))
+CROSS_MASK = Tensor(name="encoder_attention_mask", dtype="int64", axes=("batch_size", "encoder_ctx_len"))
+CTX_LEN = 17
+_STEPS = ((0, 4), (4, 5), (5, 6), (6, 9))  # prompt, tokens one by one, and several at once
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a model's two caches are made of, as one run on small data leaves them."""
+
+    form: CacheForm
+    cross: tuple[tuple[int, ...], ...]  # shapes of its keys and values, layer by layer, of one row
+
+
+def graphs(model: Any) -> tuple[Traceable, ...]:
+    """The decoder, which is the main graph, and the encoder."""
+    parts = _parts(model)
+    hears = model.main_input_name == "input_features"
+    inputs = (_features(model),) if hears else (IDS, MASK)
+    held = tuple(
+        Tensor(name=_cross(place), dtype="float32", axes=("batch_size", shape[1], "encoder_ctx_len", shape[3]))
+        for place, shape in enumerate(parts.cross)
+    )
+    decoder = Traceable(
+        graph="decoder",
+        module=_Decoder(model, parts, has_mask=not hears),
+        inputs=(IDS, POSITIONS, INDEX),
+        outputs=("logits",),
+        states=tuple(_signed(spec) for spec in parts.form.states),
+        held=held if hears else (*held, CROSS_MASK),
+    )
+    encoder = Traceable(
+        graph="encoder", module=_Encoder(model), inputs=inputs, outputs=tuple(tensor.name for tensor in held)
+    )
+    return decoder, encoder
+
+
+@torch.no_grad()
+def error(model: Any, made: tuple[Traceable, ...], attention: str, choice: AnyAttention) -> float:
+    """A few decoder steps of two rows through both graphs, and all tokens at once through PyTorch."""
+    decoder, encoder = made
+    given = _example(model, encoder)
+    tokens = (torch.arange(9) * 37 + 20)[None].repeat(2, 1) % 200 + torch.tensor([[0], [7]])
+    use(model, "eager")
+    arguments = dict(zip((tensor.name for tensor in encoder.inputs), given, strict=True))
+    expected = model(**arguments, decoder_input_ids=tokens, use_cache=False).logits
+    use(model, attention)
+    worst = 0.0
+    with interfaces(choice), chosen_tables(model):
+        for measuring in (True, False):  # measured once, then computed as it will be traced
+            choice.measuring = measuring
+            held = [*encoder.module(*given), *given[1:2]]
+            states = [spec.zeros(2, CTX_LEN) for spec in decoder.module.parts.form.states]  # type: ignore[union-attr]
+            for start, stop in _STEPS[:1] if measuring else _STEPS:
+                positions = torch.arange(start, stop).repeat(2, 1)
+                index = torch.arange(stop - start).repeat(2, 1)
+                logits, *states = decoder.module(tokens[:, start:stop], positions, index, *states, *held)
+                if not measuring:
+                    difference = (logits - expected[:, start:stop]).abs().max() / expected.std()
+                    worst = max(worst, float(difference))
+    return worst
+
+
+class _Encoder(nn.Module):
+    """The encoder, and what each decoder layer makes of its output: run for one token, all else of which is dropped."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        mask = {"attention_mask": tensors[1]} if len(tensors) > 1 else {}
+        hidden = self.model.get_encoder()(tensors[0], **mask)[0]
+        start = torch.ones(hidden.shape[0], 1, dtype=torch.long)
+        made = self.model(decoder_input_ids=start, encoder_outputs=(hidden,), use_cache=True, **mask)
+        return tuple(_flat_cross(made.past_key_values))
+
+
+class _Decoder(nn.Module):
+    def __init__(self, model: Any, parts: Parts, *, has_mask: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.parts = parts
+        self.has_mask = has_mask
+
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        input_ids, position_ids, logits_index, *rest = tensors
+        count = len(self.parts.form.states)
+        states, cross = rest[:count], rest[count : count + len(self.parts.cross)]
+        self._one_symbol_each(input_ids, states, rest[count:])
+        own = retained_cache(self.parts.form, states, position_ids, None)
+        cache = EncoderDecoderCache(own, _cross_cache(cross))
+        cache.is_updated = dict.fromkeys(range(len(cross) // 2), True)
+        positions = position_ids.clamp(min=0)
+        arguments: dict[str, Any] = {"past_key_values": cache, "use_cache": True}
+        if accepts(self.model, "decoder_position_ids"):
+            arguments["decoder_position_ids"] = positions
+        if accepts(self.model, "decoder_attention_mask"):
+            # Else some models make one as long as the tokens that they have seen, not as the cache.
+            arguments["decoder_attention_mask"] = torch.ones(input_ids.shape[0], states[0].shape[2], dtype=torch.long)
+        if self.has_mask:
+            arguments["attention_mask"] = rest[-1]
+        # Nobody looks at what the encoder said: its keys and values are there already.
+        said = torch.zeros(input_ids.shape[0], cross[0].shape[2], _width(self.model))
+        with true_positions(self.model, positions):
+            logits = self.model(decoder_input_ids=input_ids, encoder_outputs=(said,), **arguments).logits
+        chosen = torch.gather(logits, 1, logits_index[:, :, None].expand(-1, -1, logits.shape[-1]))
+        return (chosen, *flat_states(own, self.parts.form.states))
+
+    def _one_symbol_each(
+        self, input_ids: torch.Tensor, states: Sequence[torch.Tensor], held: Sequence[torch.Tensor]
+    ) -> None:
+        for tensor in (*states, *held):
+            torch._check(tensor.shape[0] == input_ids.shape[0])
+        for tensor in states:
+            torch._check(tensor.shape[2] == states[0].shape[2])
+        for tensor in held:
+            axis = 2 if tensor.dim() == 4 else 1
+            torch._check(tensor.shape[axis] == held[0].shape[2])
+
+
+@torch.no_grad()
+def _parts(model: Any) -> Parts:
+    """One run without an encoder: its output may be anything of the right width."""
+    device = next(model.parameters()).device
+    said = torch.zeros(1, 3, _width(model), device=device)
+    tokens = torch.ones(1, 3, dtype=torch.long, device=device)
+    cache = model(decoder_input_ids=tokens, encoder_outputs=(said,), use_cache=True).past_key_values
+    states = [
+        StateSpec(
+            layer=number,
+            attribute=attribute,
+            shape=tuple(getattr(layer, attribute).shape),
+            dtype=torch.float32,
+            batch_axis=0,
+            ctx_axis=2,
+            window=None,
+        )
+        for number, layer in enumerate(cache.self_attention_cache.layers)
+        for attribute in KINDS
+    ]
+    form = CacheForm(cache_class=DynamicCache, layers=tuple(cache.self_attention_cache.layers), states=tuple(states))
+    return Parts(form=form, cross=tuple(tuple(tensor.shape) for tensor in _flat_cross(cache)))
+
+
+def _flat_cross(cache: Any) -> Iterator[torch.Tensor]:
+    for layer in cache.cross_attention_cache.layers:
+        yield from (layer.keys, layer.values)
+
+
+def _cross_cache(tensors: Sequence[torch.Tensor]) -> DynamicCache:
+    cache = DynamicCache()
+    for layer in range(len(tensors) // 2):
+        cache.update(tensors[2 * layer], tensors[2 * layer + 1], layer)
+    return cache
+
+
+def _cross(place: int) -> str:
+    return f"past_{'value' if place % 2 else 'key'}_cross.{place // 2}"
+
+
+def _signed(spec: StateSpec) -> State:
+    name = f"past_{spec.kind}_self.{spec.layer}"
+    _, heads, _, width = spec.shape
+    return State(
+        name=name,
+        output=f"{name}_RetainedState",
+        dtype="float32",
+        axes=("batch_size", heads, "ctx_len", width),
+        layer=spec.layer,
+        kind=spec.kind,
+    )
+
+
+def _width(model: Any) -> int:
+    """Of what the encoder says."""
+    return int(getattr(model.config, "d_model", None) or model.config.hidden_size)
+
+
+def _features(model: Any) -> Tensor:
+    """[batch, mel bands, frames]: as many frames as fill the encoder's positions."""
+    config, encoder = model.config, model.get_encoder()
+    stride = encoder.conv1.stride[0] * encoder.conv2.stride[0]
+    frames = config.max_source_positions * stride
+    return Tensor(name="input_features", dtype="float32", axes=("batch_size", config.num_mel_bins, frames))
+
+
+def _example(model: Any, encoder: Traceable) -> tuple[torch.Tensor, ...]:
+    """Two rows, of which the second is shorter where rows have lengths."""
+    first = encoder.inputs[0]
+    if first.dtype == "float32":
+        _, bands, frames = first.axes
+        assert isinstance(bands, int)
+        assert isinstance(frames, int)
+        wave = torch.sin(torch.arange(2 * bands * frames) ** 1.1 / 50)
+        return (wave.reshape(2, bands, frames),)
+    ids = (torch.arange(11) * 29 + 23)[None].repeat(2, 1) % 180 + torch.tensor([[20], [25]])
+    mask = torch.ones_like(ids)
+    mask[1, 7:] = 0
+    return ids, mask

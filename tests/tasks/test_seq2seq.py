@@ -1,0 +1,60 @@
+"""Encoder-decoders: the tokens of a package are those of transformers' own greedy generation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from qeffbuild.runtime.reader import open_reader
+from qeffbuild.runtime.reading import Asked
+from qeffbuild.spec.types import DecodingSpec
+
+TEXTS = ("Hello there", "And it came to pass in those days, that there went out a decree", "In the beginning")
+DECODING = DecodingSpec(max_new_tokens=12, ignore_eos=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", ["t5", "bart", "marian"])
+def test_texts_are_those_of_transformers_in_ragged_batches(model_type: str, small: Callable) -> None:
+    import torch
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+    built = small(model_type, "specialization.batch_size=2", "specialization.ctx_len=32")
+    model = AutoModelForSeq2SeqLM.from_pretrained(built.model).eval()
+    tokenizer = AutoTokenizer.from_pretrained(built.model)
+
+    said = open_reader(built.package).answer(Asked(prompts=TEXTS, decoding=DECODING)).as_json()
+
+    assert [output["prompt"] for output in said["outputs"]] == list(TEXTS)
+    for text, output in zip(TEXTS, said["outputs"], strict=True):
+        with torch.inference_mode():
+            ids = tokenizer(text, return_tensors="pt")["input_ids"]
+            wanted = model.generate(ids, max_new_tokens=12, min_new_tokens=12, do_sample=False, num_beams=1)[0, 1:]
+        assert output["token_ids"] == wanted.tolist()
+    if model_type == "t5":  # a random model of the others says one word over and over
+        assert len(set(said["outputs"][0]["token_ids"])) > 2
+
+
+@pytest.mark.slow
+def test_a_transcript_is_that_of_transformers(small: Callable, wav: Path) -> None:
+    import torch
+    from transformers import AutoFeatureExtractor, WhisperForConditionalGeneration
+
+    from qeffbuild.runtime.sound import read_wav
+
+    built = small("whisper", "specialization.ctx_len=32")
+    model = WhisperForConditionalGeneration.from_pretrained(built.model).eval()
+    extractor = AutoFeatureExtractor.from_pretrained(built.model)
+
+    (output,) = open_reader(built.package).answer(Asked(audio=(str(wav),), decoding=DECODING)).as_json()["outputs"]
+
+    features = extractor(read_wav(wav, 16000), sampling_rate=16000, return_tensors="pt")["input_features"]
+    tokens = torch.tensor([[model.generation_config.decoder_start_token_id]])
+    with torch.inference_mode():
+        for _ in range(12):
+            logits = model(input_features=features, decoder_input_ids=tokens).logits[0, -1]
+            tokens = torch.cat([tokens, logits.argmax()[None, None]], dim=1)
+    assert output["token_ids"] == tokens[0, 1:].tolist()
+    assert output["seconds"] == 2.0
