@@ -106,11 +106,14 @@ _TEXTS = {"CtxScatter": _SCATTER, "CtxScatterCB": _SCATTER_CB, "CtxGather": _GAT
 
 def add_functions(model: ir.Model) -> None:
     """Gives `model` the functions of this domain that its graph calls."""
-    called = {node.op_type for node in model.graph if node.domain == DOMAIN}
+    bodies = [model.graph, *model.functions.values()]
+    called = {node.op_type for body in bodies for node in body if node.domain == DOMAIN}
     for name in sorted(called):
         function = ir.serde.deserialize_function(onnx.parser.parse_function(_HEAD + _TEXTS[name]))
         for number, node in enumerate(function):
             node.name = f"{node.op_type}_{number}"
         model.functions[function.identifier()] = function
     if called:
+        for body in model.functions.values():
+            body.opset_imports.setdefault(DOMAIN, VERSION)
         model.opset_imports[DOMAIN] = VERSION

@@ -19,14 +19,18 @@ _WHOLE = frozenset({"CustomRMSNorm", "CastToUInt4"})
 _SMALL_FUNCTION = 100
 
 
-def name_nodes(graph: ir.Graph, signature: IoSignature) -> None:
-    """Names each node by its kind, and those that show their layer after it: `layers.3/MatMul_41`."""
+def name_nodes(graph: ir.Graph, signature: IoSignature) -> dict[ir.Node, int]:
+    """Names each node by its kind, and by its layer where it shows one (`layers.3/MatMul_41`); gives those layers."""
+    shown = {}
     layer_of_state = {
         name: state.layer for state in signature.states if state.kind != "buffer" for name in (state.name, state.output)
     }
     for number, node in enumerate(graph):
         layer = _layer_of(node, layer_of_state)
         node.name = f"{node.op_type}_{number}" if layer is None else f"layers.{layer}/{node.op_type}_{number}"
+        if layer is not None:
+            shown[node] = layer
+    return shown
 
 
 def partition_nodes(model: ir.Model) -> Iterator[tuple[str, int | None]]:
@@ -43,6 +47,11 @@ def partition_nodes(model: ir.Model) -> Iterator[tuple[str, int | None]]:
             continue
         for inner in function:
             yield f"{node.name}/{inner.name}", layer
+
+
+def shows_layer(value: ir.Value) -> bool:
+    """Whether a weight's name says which layer it is of."""
+    return _WEIGHT.search(value.name or "") is not None
 
 
 def _layer_of(node: ir.Node, layer_of_state: dict[str, int]) -> int | None:

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass
 
 from qeffbuild.cloud_ai_100.cache_ops import DOMAIN, NOWHERE, add_functions
+from qeffbuild.cloud_ai_100.functions import outline_layers
 from qeffbuild.cloud_ai_100.layers import name_nodes
 from qeffbuild.cloud_ai_100.opset17 import to_opset17
 from qeffbuild.errors import ModelError
@@ -33,6 +34,7 @@ class Form:
     comp_ctx_lengths: bool = False
     num_logits_to_keep: bool = False
     kv_cache_prefix: str | None = None
+    sub_functions: bool = False  # a function per kind of decoder layer
 
 
 def run(work: Work) -> None:
@@ -60,8 +62,10 @@ def lower(model: ir.Model, signature: IoSignature, form: Form) -> IoSignature:
     model.opset_imports.pop(SYMBOLIC, None)
     to_opset17(model)
     clip_to_float16(model.graph)
+    layers = name_nodes(model.graph, lowered)
+    if form.sub_functions:
+        outline_layers(model, layers)
     add_functions(model)
-    name_nodes(model.graph, lowered)
     return lowered
 
 

@@ -34,7 +34,7 @@ class Options:
     io_encrypt: str | None = option(None, "how inputs and outputs are encrypted")
     mdp_load_partition_config: str | None = option(None, "your own partitions (a JSON file), instead of ours")
     mdp_dump_partition_config: str | None = option(None, "a file name under which the compiler leaves its partitions")
-    sub_functions: bool = option(False, "compile each kind of layer once: needs a graph with a function per layer")
+    sub_functions: bool = option(False, "a function per kind of decoder layer, which the compiler compiles once")
     aic_hw_version: Literal["ai100", "ai200", "probe"] | None = option(
         None, "the cards; null: ai100; probe: as qaic-util says"
     )
@@ -100,12 +100,6 @@ def _conflicts(spec: BuildSpec) -> Iterator[QeffBuildError]:
     if most is not None and options.num_cores > most:
         found = f"backend.num_cores: {options.num_cores} is out of range, which is 1 to {most}"
         yield SpecError("spec.range", found, hint=f"an {options.hw_version} device has {most} cores")
-    if options.sub_functions:
-        yield BackendError(
-            "backend.option",
-            "backend.sub_functions: the graph has no function per layer yet, which the flag would promise",
-            hint="leave it out",
-        )
 
 
 def _devices(spec: BuildSpec) -> Iterator[QeffBuildError]:

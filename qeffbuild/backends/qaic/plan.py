@@ -32,6 +32,7 @@ def _lower(spec: BuildSpec, graph: str) -> Step:
         "comp_ctx_lengths": bool(shapes.comp_ctx_lengths_prefill or shapes.comp_ctx_lengths_decode),
         "num_logits_to_keep": bool(shapes.num_speculative_tokens),
         "kv_cache_prefix": spec.backend.options.kv_cache_prefix,
+        "sub_functions": spec.backend.options.sub_functions,
     }
     return Step(
         name="lower",
@@ -42,9 +43,15 @@ def _lower(spec: BuildSpec, graph: str) -> Step:
             "comp_ctx_lengths": "specialization.comp_ctx_lengths_prefill",
             "num_logits_to_keep": "specialization.num_speculative_tokens",
             "kv_cache_prefix": "backend.kv_cache_prefix",
+            "sub_functions": "backend.sub_functions",
         },
         inputs={"graph": graph},
-        code=("qeffbuild.graph", "qeffbuild.graphs", "qeffbuild.signature", *_shared("cache_ops", "opset17", "layers")),
+        code=(
+            "qeffbuild.graph",
+            "qeffbuild.graphs",
+            "qeffbuild.signature",
+            *_shared("cache_ops", "opset17", "layers", "functions"),
+        ),
         tools=_GRAPH_TOOLS,
     )
 

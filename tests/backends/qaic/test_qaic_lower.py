@@ -191,3 +191,34 @@ def test_an_operator_without_a_form_in_opset_17_is_named(decoder) -> None:
 
     assert caught.value.kind == "onnx.unsupported"
     assert "BitwiseNot" in caught.value.message
+
+
+def test_layers_as_calls_of_one_function_say_the_same(decoder, device_of) -> None:
+    device = device_of(Form(sub_functions=True), rows=3)
+
+    assert generate(device, PROMPTS, 4) == [decoder.greedy(prompt, ANSWER) for prompt in PROMPTS]
+
+
+def test_each_layer_is_a_call_and_the_graph_around_them_is_small(decoder) -> None:
+    plain, _ = lowered(decoder, Form(continuous_batching=True))
+    model, signature = lowered(decoder, Form(continuous_batching=True, sub_functions=True))
+
+    calls = [node for node in model.graph if node.op_type == "DecoderLayer"]
+    assert [call.name for call in calls] == [f"layers.{layer}/DecoderLayer" for layer in range(small.LAYERS)]
+    assert len(model.graph) < len(plain.graph) / 2
+    assert [value.name for value in model.graph.outputs] == [value.name for value in plain.graph.outputs]
+    assert {name for name, _ in partition_nodes(model) if name.startswith("layers.1")} >= {
+        f"layers.1/DecoderLayer/{node.name}" for node in model.functions[calls[0].op_identifier()]
+    } or len(model.functions[calls[0].op_identifier()]) >= 100
+    assert signature.states[0].output == "past_key.0_RetainedState"
+
+
+def test_layers_that_are_not_alike_have_no_common_function(decoder) -> None:
+    model, signature = small.neutral_graph(decoder)
+    norm = next(node for node in model.graph if node.op_type == "LayerNormalization")
+    norm.attributes["epsilon"] = ir.AttrFloat32("epsilon", 1e-3)
+
+    with pytest.raises(ModelError) as caught:
+        lower(model, signature, Form(sub_functions=True))
+
+    assert caught.value.kind == "onnx.unsupported"

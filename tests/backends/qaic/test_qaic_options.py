@@ -61,7 +61,6 @@ def test_the_defaults_pass() -> None:
         ({"options": {"num_cores": 17}}, "spec.range", "backend.num_cores"),
         ({"quantization": {"method": "int8"}}, "spec.conflict", "quantization.method"),
         ({"model": {"dtype": "bfloat16"}}, "spec.conflict", "model.dtype"),
-        ({"options": {"sub_functions": True}}, "backend.option", "backend.sub_functions"),
         ({"specialization": {"kv_cache_batch_size": 8}}, "spec.conflict", "specialization.kv_cache_batch_size"),
         ({"specialization": {"continuous_batching": True}}, "spec.missing", "specialization.full_batch_size"),
         (

@@ -29,6 +29,7 @@ PROMPTS = ([3, 1, 4, 1, 5, 9, 2], [27, 18], [11, 12, 13, 14, 15])
 EACH = {
     "plain": (Form(), 3, {}),
     "continuous": (Form(continuous_batching=True), 5, {"batch_index": np.array([[4], [0], [2]])}),
+    "functions": (Form(sub_functions=True), 3, {}),
     "lengths": (Form(comp_ctx_lengths=True), 3, {"comp_ctx_lengths": np.zeros(small.CONTEXT - 1, np.int64)}),
 }
 
