@@ -35,7 +35,6 @@ NOT_YET: dict[str, str] = {
     **dict.fromkeys(("bert_basic", "bert_multiseq", "seqcls_bert", "wav2vec2_ctc", "whisper"), "tasks beyond text"),
     **dict.fromkeys(("qnn_ccl_3spec", "qnn_config", "qnn_default"), "the QNN tools"),
     **dict.fromkeys(("quant_awq", "quant_ct_fp8"), "checkpoints that are quantized already"),
-
     "swiftkv": "SwiftKV",
     "vlm_llava_dual": "images",
 }
