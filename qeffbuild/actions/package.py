@@ -76,6 +76,7 @@ def _manifest(graphs: Sequence[Member], work: Work, facts: Mapping[str, Any], ha
             "signature": member.signature.as_json(),
             "in_place": lowered["in_place"],
             "rows_apart": lowered["rows_apart"],
+            "form": {"attention": lowered["attention"], "fused": lowered["fused"]},
         }
         if PREFILL in work.inputs and member is graphs[0]:
             said[member.name][PREFILL] = f"{member.name}.{PREFILL}.onnx"

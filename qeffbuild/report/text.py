@@ -100,6 +100,7 @@ METRICS: Mapping[str, tuple[str, str]] = {
     "ttft_s": ("time to first token", "s"),
     "prefill_tokens_per_s": ("prefill", "tokens/s"),
     "decode_tokens_per_s": ("decode", "tokens/s"),
+    "decode_turn_s": ("from token to token", "s"),
     "total_tokens_per_s": ("in total", "tokens/s"),
     "seconds_per_s": ("sound", "s of sound/s"),
     "inputs_per_s": ("inputs", "inputs/s"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from statistics import median
 from time import perf_counter
 
 
@@ -15,6 +16,7 @@ class Metrics:
     ttft_s: float  # from the call, tokenising and waiting for a slot included, to the first token: mean over prompts
     prefill_tokens_per_s: float  # prompt tokens over the seconds of prefill turns
     decode_tokens_per_s: float | None  # tokens of decode turns, all rows, over their seconds; None: there were none
+    decode_turn_s: float | None  # median over decode turns: what a reader waits between tokens
     total_tokens_per_s: float  # all generated tokens over e2e_s
     e2e_s: float  # from the call to the last token
     load_s: float  # opening the package: session, weights, tokenizer
@@ -32,7 +34,7 @@ class Tally:
     prefill_tokens: int = 0
     prefill_s: float = 0.0
     decode_tokens: int = 0
-    decode_s: float = 0.0
+    decode_turns_s: list[float] = field(default_factory=list)
     first_tokens_s: list[float] = field(default_factory=list)  # of each prompt, since `began`
     ended: float = 0.0
 
@@ -46,7 +48,7 @@ class Tally:
     def decoded(self, since: float, tokens_out: int) -> None:
         """A decode turn that began at `since` is over."""
         self.ended = perf_counter()
-        self.decode_s += self.ended - since
+        self.decode_turns_s.append(self.ended - since)
         self.decode_tokens += tokens_out
 
     def metrics(self, load_s: float) -> Metrics:
@@ -54,7 +56,8 @@ class Tally:
         return Metrics(
             ttft_s=sum(self.first_tokens_s) / len(self.first_tokens_s),
             prefill_tokens_per_s=self.prefill_tokens / self.prefill_s,
-            decode_tokens_per_s=self.decode_tokens / self.decode_s if self.decode_tokens else None,
+            decode_tokens_per_s=self.decode_tokens / sum(self.decode_turns_s) if self.decode_tokens else None,
+            decode_turn_s=median(self.decode_turns_s) if self.decode_turns_s else None,
             total_tokens_per_s=(len(self.first_tokens_s) + self.decode_tokens) / e2e_s,
             e2e_s=e2e_s,
             load_s=load_s,

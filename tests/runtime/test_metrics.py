@@ -11,7 +11,8 @@ from qeffbuild.runtime.metrics import Tally, peak_rss_mb
 from qeffbuild.spec.types import DecodingSpec
 
 FIGURES = {
-    "ttft_s", "prefill_tokens_per_s", "decode_tokens_per_s", "total_tokens_per_s", "e2e_s", "load_s", "peak_rss_mb",
+    "ttft_s", "prefill_tokens_per_s", "decode_tokens_per_s", "decode_turn_s", "total_tokens_per_s", "e2e_s", "load_s",
+    "peak_rss_mb",
 }  # fmt: skip
 
 
@@ -21,7 +22,7 @@ def test_the_figures_follow_from_the_tally():
         prefill_tokens=30,
         prefill_s=2.0,
         decode_tokens=12,
-        decode_s=3.0,
+        decode_turns_s=[0.25, 0.25, 2.5],
         first_tokens_s=[1.0, 2.0],
         ended=107.0,
     )
@@ -33,6 +34,7 @@ def test_the_figures_follow_from_the_tally():
         "ttft_s": 1.5,
         "prefill_tokens_per_s": 15.0,
         "decode_tokens_per_s": 4.0,
+        "decode_turn_s": 0.25,
         "total_tokens_per_s": 2.0,  # 2 first tokens and 12 more in 7 s
         "e2e_s": 7.0,
         "load_s": 0.5,
@@ -92,3 +94,4 @@ def test_bench_says_null_for_what_no_run_has(toy):
     found = bench(engine, [[1, 2]], DecodingSpec(max_new_tokens=1), runs=2)
 
     assert found["decode_tokens_per_s"] == {"median": None, "min": None, "max": None, "runs": 2}
+    assert found["decode_turn_s"] == found["decode_tokens_per_s"]
