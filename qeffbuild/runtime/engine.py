@@ -17,12 +17,14 @@ from typing import Any
 
 from qeffbuild.errors import RunError
 from qeffbuild.package import Package
+from qeffbuild.runtime import speculation
 from qeffbuild.runtime.adapters import Adapters
 from qeffbuild.runtime.metrics import Metrics, Tally
 from qeffbuild.runtime.request import Event, Finish, Limits, Output, Request
-from qeffbuild.runtime.sampling import Sampler, choose
+from qeffbuild.runtime.sampling import Sampler, choose, choose_one
 from qeffbuild.runtime.scheduler import Answer, Scheduler, Turn
 from qeffbuild.runtime.session import Session, open_session
+from qeffbuild.runtime.speculation import Drafter, check_target
 from qeffbuild.runtime.state import State
 from qeffbuild.runtime.tokenizer import TextStream, Tokenizer, open_tokenizer
 from qeffbuild.spec.types import DecodingSpec
@@ -51,12 +53,15 @@ class Engine:
         tokenizer: Tokenizer | None,
         *,
         adapters: Adapters = Adapters(),  # noqa: B008 - frozen
+        threads: int | None = None,
         load_s: float = 0.0,
     ) -> None:
         self.limits = limits
         self.tokenizer = tokenizer
         self.adapters = adapters
         self.load_s = load_s
+        self._threads = threads
+        self._drafter: tuple[tuple[str | None, int], Drafter] | None = None
         self._loaded = 0  # the adapter whose weights are in the inputs
         self.state = State(session, limits)
         self.current: Stream | None = None
@@ -67,7 +72,9 @@ class Engine:
         package = Package.open(path)
         limits = Limits.from_manifest(package.manifest)
         tokenizer = open_tokenizer(package.tokenizer) if package.tokenizer else None
-        engine = cls(open_session(package, threads=threads), limits, tokenizer, adapters=Adapters.of(package))
+        engine = cls(
+            open_session(package, threads=threads), limits, tokenizer, adapters=Adapters.of(package), threads=threads
+        )
         engine.load_s = perf_counter() - began
         return engine
 
@@ -98,6 +105,22 @@ class Engine:
             self.state.load_adapter(self.adapters.weights(adapter))
             self._loaded = adapter
 
+    def drafter_for(self, decoding: DecodingSpec) -> Drafter | None:
+        """Who drafts, if the package verifies drafts; a draft model stays loaded for the next call."""
+        if not self.limits.draft_lengths:
+            if decoding.draft is not None:
+                raise RunError(
+                    "run.speculation",
+                    "decoding.draft: the package verifies no drafts",
+                    hint="build it with specialization.num_speculative_tokens=4",
+                )
+            return None
+        key = (decoding.draft, decoding.max_ngram_size)
+        if self._drafter is None or self._drafter[0] != key:
+            check_target(self.state.session)
+            self._drafter = (key, speculation.drafter(decoding, self.limits, self._threads))
+        return self._drafter[1]
+
     def encode(self, prompt: Prompt, place: int = 0) -> Sequence[int]:
         """Token ids of a prompt; `place` names it in errors."""
         if not isinstance(prompt, str):
@@ -120,7 +143,9 @@ class Stream:
         self._engine = engine
         self._prompts = prompts
         self._tally = tally
-        self._scheduler = Scheduler(requests, engine.limits)
+        drafter = engine.drafter_for(requests[0].decoding)
+        self._drafts = drafter is not None
+        self._scheduler = Scheduler(requests, engine.limits, drafter.propose if drafter else None)
         self._samplers: dict[int, Sampler] = {}  # of the answers under way, by request
         self._texts: dict[int, TextStream] = {}
         self._outputs: dict[int, Output] = {}
@@ -144,6 +169,9 @@ class Stream:
                     hint="finish one stream before the next, or give all prompts in one call",
                 )
             since = perf_counter()
+            if turn.width > 1 and not turn.is_prefill:
+                yield from self._verify(turn, since)
+                continue
             logits_BNV = self._engine.state.run(turn.width, turn.rows)
             token_ids = self._choose(turn, logits_BNV[:, 0]) if turn.ready else []
             finishes = self._scheduler.advance(turn, token_ids)
@@ -151,8 +179,27 @@ class Stream:
                 self._tally.prefilled(since, sum(len(row.token_ids) for row in turn.rows), len(token_ids))
             else:
                 self._tally.decoded(since, len(token_ids))
+                for _ in turn.ready if self._drafts else ():
+                    self._tally.verified_drafts(0, 1)
             for answer, token_id, finish in zip(turn.ready, token_ids, finishes, strict=True):
                 yield self._tell(answer, token_id, finish)
+
+    def _verify(self, turn: Turn, since: float) -> Iterator[Event]:
+        """Each row's tokens as the target chooses them, for as long as its draft foresaw them; then one more."""
+        logits_BNV = self._engine.state.run(turn.width, turn.rows, every_position=True)
+        events: list[Event] = []
+        for answer, row in zip(turn.ready, turn.rows, strict=True):
+            sampler, draft = self._samplers[answer.request.id], row.token_ids[1:]
+            before = len(events)
+            for place in range(len(row.token_ids)):
+                token_id = choose_one(logits_BNV[answer.slot, place], sampler)
+                finish = self._scheduler.accept(answer, token_id)
+                events.append(self._tell(answer, token_id, finish))
+                if finish is not None or place == len(draft) or token_id != draft[place]:
+                    break
+            self._tally.verified_drafts(len(draft), len(events) - before)
+        self._tally.decoded(since, len(events))
+        yield from events
 
     def _choose(self, turn: Turn, logits_BV: Any) -> list[int]:
         if turn.is_prefill:

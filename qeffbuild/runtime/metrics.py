@@ -20,6 +20,8 @@ class Metrics:
     total_tokens_per_s: float  # all generated tokens over e2e_s
     e2e_s: float  # from the call to the last token
     load_s: float  # opening the package: session, weights, tokenizer
+    draft_acceptance: float | None  # drafted tokens that the target chose too, over all drafted; None: none were
+    tokens_per_target_run: float | None  # of one answer, where drafts are verified: 1 would be no gain
     peak_rss_mb: float  # the most memory that this process has had so far, in units of 2**20 bytes
 
     def as_json(self) -> dict[str, float | None]:
@@ -35,6 +37,9 @@ class Tally:
     prefill_s: float = 0.0
     decode_tokens: int = 0
     decode_turns_s: list[float] = field(default_factory=list)
+    drafted: int = 0
+    accepted: int = 0
+    verified: int = 0  # rows of turns that verified drafts
     first_tokens_s: list[float] = field(default_factory=list)  # of each prompt, since `began`
     ended: float = 0.0
 
@@ -51,6 +56,12 @@ class Tally:
         self.decode_turns_s.append(self.ended - since)
         self.decode_tokens += tokens_out
 
+    def verified_drafts(self, drafted: int, tokens_out: int) -> None:
+        """One row of a turn had a draft of so many tokens, and gave so many: those accepted, and one more."""
+        self.verified += 1
+        self.drafted += drafted
+        self.accepted += tokens_out - 1
+
     def metrics(self, load_s: float) -> Metrics:
         e2e_s = self.ended - self.began
         return Metrics(
@@ -61,6 +72,8 @@ class Tally:
             total_tokens_per_s=(len(self.first_tokens_s) + self.decode_tokens) / e2e_s,
             e2e_s=e2e_s,
             load_s=load_s,
+            draft_acceptance=self.accepted / self.drafted if self.drafted else None,
+            tokens_per_target_run=self.decode_tokens / self.verified if self.verified else None,
             peak_rss_mb=peak_rss_mb(),
         )
 

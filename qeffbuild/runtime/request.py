@@ -21,6 +21,7 @@ class Limits:
     ctx_len: int
     vocab_size: int
     eos_token_ids: frozenset[int] = frozenset()
+    draft_lengths: tuple[int, ...] = ()  # tokens that one run may verify, rising; none: it does not speculate
     is_continuous: bool = False  # a finished row is refilled while the others go on
 
     @classmethod
@@ -35,6 +36,7 @@ class Limits:
             ctx_len=shape["ctx_len"],
             vocab_size=model["vocab_size"],
             eos_token_ids=frozenset(model["eos_token_id"] or ()),
+            draft_lengths=tuple(sorted(length for length in shape.get("num_speculative_tokens") or () if length)),
             is_continuous=is_continuous,
         )
 

@@ -103,18 +103,26 @@ def _nucleus(probabilities: np.ndarray, top_p: float) -> np.ndarray:
     return order[: max(1, int(np.count_nonzero(before < top_p)))]
 
 
+def choose_one(logits_V: np.ndarray, sampler: Sampler) -> int:
+    """The next token by one row of logits."""
+    largest = int(logits_V.argmax())
+    if not isfinite(logits_V[largest]):
+        raise _not_finite()
+    return largest if sampler.is_argmax else sampler.choose(logits_V)
+
+
 def choose(logits_BV: np.ndarray, slots: Sequence[int], samplers: Sequence[Sampler]) -> list[int]:
     """The next token of each listed row of the logits. Greedy rows share one argmax, the others draw row by row."""
     largest = logits_BV.argmax(axis=-1).tolist()
     # An argmax stops at the first NaN, so the largest value tells whether any is there.
     for slot in slots:
         if not isfinite(logits_BV[slot, largest[slot]]):
-            raise RunError(
-                "run.logits",
-                "the model gave logits that are not finite numbers",
-                hint=NOT_FINITE,
-            )
+            raise _not_finite()
     return [
         largest[slot] if sampler.is_argmax else sampler.choose(logits_BV[slot])
         for slot, sampler in zip(slots, samplers, strict=True)
     ]
+
+
+def _not_finite() -> RunError:
+    return RunError("run.logits", "the model gave logits that are not finite numbers", hint=NOT_FINITE)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -45,11 +45,16 @@ class Turn:
     ready: list[Answer]
 
 
+# Answers, and for each how many tokens at most -> for each what may come next.
+Propose = Callable[[Sequence[Answer], Sequence[int]], list[list[int]]]
+
+
 class Scheduler:
     """Holds the requests that wait and the answers under way, one per slot."""
 
-    def __init__(self, requests: Iterable[Request], limits: Limits) -> None:
+    def __init__(self, requests: Iterable[Request], limits: Limits, propose: Propose | None = None) -> None:
         self._limits = limits
+        self._propose = propose
         self._waiting = deque(requests)
         self._free = list(range(limits.slots))  # a heap: the lowest free slot is taken first
         self._prefilling: list[Answer] = []
@@ -63,10 +68,34 @@ class Scheduler:
             return self._prefill()
         if not self._decoding:
             return None
+        return self._decode() if self._propose is None else self._verify(self._propose)
+
+    def _decode(self) -> Turn:
         rows = [
             Row(answer.slot, answer.cached, answer.token_ids[-1:], answer.request.adapter) for answer in self._decoding
         ]
         return Turn(1, False, rows, self._decoding)
+
+    def _verify(self, propose: Propose) -> Turn:
+        """Each row feeds its last token and a draft, in the narrowest width that holds the longest of them."""
+        longest = self._limits.draft_lengths[-1]
+        # One token follows the draft in any case, so a draft may be that much shorter than what is still wanted.
+        most = [min(longest, answer.most_tokens - len(answer.token_ids) - 1) for answer in self._decoding]
+        drafts = propose(self._decoding, most)
+        drafted = max(map(len, drafts))
+        width = 1 + next(length for length in (0, *self._limits.draft_lengths) if length >= drafted)
+        rows = [
+            Row(answer.slot, answer.cached, [answer.token_ids[-1], *draft], answer.request.adapter)
+            for answer, draft in zip(self._decoding, drafts, strict=True)
+        ]
+        return Turn(width, False, rows, self._decoding)
+
+    def accept(self, answer: Answer, token_id: int) -> Finish | None:
+        """Takes in one of the tokens that a turn with drafts gave; an answer that is finished takes no more."""
+        finish = self._take(answer, token_id)
+        if finish is not None:
+            self._release([answer])
+        return finish
 
     def advance(self, turn: Turn, token_ids: Sequence[int]) -> list[Finish | None]:
         """Takes in the token of each ready answer of the turn that has run; says which are finished, and why."""

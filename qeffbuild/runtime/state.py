@@ -45,7 +45,7 @@ class State:
                 f"the graph's inputs are {', '.join(dtypes)}; text is generated from {', '.join(INPUTS)}",
                 hint="build a package with model.task=causal-lm",
             )
-        self._session = session
+        self.session = session
         self._slots = limits.slots
         self._dtypes = dtypes
         self.states = session.allocate(GRAPH, limits.slots, limits.ctx_len)
@@ -71,11 +71,11 @@ class State:
                 buffers.positions[slot, :count] = range(start, start + count)
             if not every_position:
                 buffers.logits_index[slot, 0] = count - 1
-        return self._session.run(GRAPH, buffers.feed, self.states)["logits"]
+        return self.session.run(GRAPH, buffers.feed, self.states)["logits"]
 
     def load_adapter(self, weights: Mapping[str, np.ndarray] | None) -> None:
         """Puts an adapter's weights where the graph takes them as inputs; None takes out what is there."""
-        for state in self._session.signature(GRAPH).states:
+        for state in self.session.signature(GRAPH).states:
             if state.kind == "adapter":
                 self.states.arrays[state.name][...] = 0 if weights is None else weights[state.name]
 

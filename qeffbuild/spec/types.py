@@ -184,6 +184,10 @@ class DecodingSpec:
     )
     seed: int = option(0, "seed of the sampler", low=0, high=(1 << 63) - 1)
     ignore_eos: bool = option(False, "go on after the end-of-text token")
+    draft: str | None = option(
+        None, "a package whose model drafts for a speculative target; null: drafts are looked up in the text"
+    )
+    max_ngram_size: int = option(3, "the longest end of the text that is looked up in it", low=1, high=64)
     adapter: str | None = option(None, "which adapter answers; null: the first, base: the model alone")
 
 

@@ -20,7 +20,6 @@ FILES = sorted(file for file in CONF.rglob("*.yaml") if file.parent != CONF)
 COMPANY = {
     "model=hf": ["model.path=here"],
     "quantization=mxfp6": ["backend=qaic"],
-    "specialization=tlm": ["backend=qaic"],
     **{f"device_group=x{count}": ["backend=qaic", "model=mpt"] for count in (2, 4, 8, 16)},
 }
 ABSENT = {"backend=qnn": "backend.absent", "launch=ray": "launch.absent", "launch=slurm": "launch.absent"}

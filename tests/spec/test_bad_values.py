@@ -61,7 +61,11 @@ from qeffbuild.spec.load import from_config
             "device_group.mdp_num_partitions",
         ),
         ("specialization.num_speculative_tokens=-1", "spec.range", "specialization.num_speculative_tokens"),
-        ("specialization.num_speculative_tokens=3", "spec.conflict", "specialization.num_speculative_tokens"),
+        (
+            "specialization.num_speculative_tokens=3 specialization.prefill_only=true",
+            "spec.conflict",
+            "specialization.num_speculative_tokens",
+        ),
         ("backend=qaic specialization.num_speculative_tokens=[2,2]", "spec.duplicate", "specialization.num_speculat"),
         (
             "backend=qaic specialization.num_speculative_tokens=200",

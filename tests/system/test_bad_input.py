@@ -59,7 +59,7 @@ SPECIFICATION = [
     plan("17b", "backend=qaic", "backend.num_cores=10000", kind="spec.range", says="num_cores"),
     plan("18", "recipe=gpt2_notebook", "device_group.devices=[0,1]", "device_group.mdp_num_partitions=99", kind="spec.range"),
     plan("19a", "specialization.num_speculative_tokens=-1", kind="spec.range"),
-    plan("19b", "specialization.num_speculative_tokens=3", kind="spec.conflict"),
+    plan("19b", "specialization.num_speculative_tokens=3", "specialization.prefill_only=true", kind="spec.conflict"),
     plan("19c", "backend=qaic", "specialization.num_speculative_tokens=[2,2]", kind="spec.duplicate"),
     plan("20a", "quantization.mxfp6_matmul=true", kind="spec.conflict", says="mxfp6"),
     plan("21", "adapters={a:lora}", kind="model.adapter", says="lora", files={"lora/adapter_config.json": "{}"}),

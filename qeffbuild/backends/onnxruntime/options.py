@@ -71,12 +71,6 @@ def _conflicts(spec: BuildSpec) -> Iterator[tuple[bool, str, str, str]]:
             "leave it out",
         )
     yield (
-        bool(shapes.num_speculative_tokens),
-        "specialization.num_speculative_tokens",
-        "onnxruntime does not speculate yet",
-        "leave it out",
-    )
-    yield (
         shapes.prefill_only is not None,
         "specialization.prefill_only",
         "onnxruntime has one graph for prefill and decode",

@@ -61,7 +61,6 @@ def test_a_plain_spec_passes() -> None:
         ("quantization", {"method": "int8", "block_size": 48}, "quantization.block_size"),
         ("specialization", {"comp_ctx_lengths_prefill": (64,)}, "specialization.comp_ctx_lengths_prefill"),
         ("specialization", {"comp_ctx_lengths_decode": (64,)}, "specialization.comp_ctx_lengths_decode"),
-        ("specialization", {"num_speculative_tokens": (3,)}, "specialization.num_speculative_tokens"),
         ("specialization", {"prefill_only": True}, "specialization.prefill_only"),
         ("specialization", {"kv_cache_batch_size": 8}, "specialization.kv_cache_batch_size"),
         ("model", {"dtype": "bfloat16"}, "model.dtype"),
