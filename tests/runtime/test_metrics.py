@@ -12,7 +12,7 @@ from qeffbuild.spec.types import DecodingSpec
 
 FIGURES = {
     "ttft_s", "prefill_tokens_per_s", "decode_tokens_per_s", "decode_turn_s", "total_tokens_per_s", "e2e_s", "load_s",
-    "peak_rss_mb",
+    "peak_rss_mb", "draft_acceptance", "tokens_per_target_run",
 }  # fmt: skip
 
 
@@ -38,6 +38,8 @@ def test_the_figures_follow_from_the_tally():
         "total_tokens_per_s": 2.0,  # 2 first tokens and 12 more in 7 s
         "e2e_s": 7.0,
         "load_s": 0.5,
+        "draft_acceptance": None,
+        "tokens_per_target_run": None,
     }
 
 
@@ -52,6 +54,19 @@ def test_a_run_counts_each_prompt_token_and_each_decoded_token_once(toy):
     assert metrics.prefill_tokens_per_s > 15 / elapsed
     assert metrics.decode_tokens_per_s > 3 * 5 / elapsed
     assert metrics.total_tokens_per_s == pytest.approx(3 * 6 / metrics.e2e_s)
+
+
+def test_drafts_count_by_rows_and_by_tokens() -> None:
+    tally = Tally(began=0.0)
+    tally.first_tokens_s, tally.prefill_tokens, tally.prefill_s = [0.5], 3, 0.5
+
+    for drafted, tokens_out in ((4, 5), (4, 1), (0, 1)):
+        tally.verified_drafts(drafted, tokens_out)
+    tally.decoded(0.0, 7)
+    metrics = tally.metrics(load_s=0.0)
+
+    assert metrics.draft_acceptance == 4 / 8
+    assert metrics.tokens_per_target_run == 7 / 3
 
 
 def test_the_time_that_a_reader_takes_is_no_decode_time(toy):
