@@ -98,6 +98,8 @@ def test_bench_runs_once_more_than_it_counts_and_spreads_each_figure(toy):
 
     assert len(session.shapes) == 5 * 3
     assert set(found) == FIGURES
+    drafts = [found.pop(name) for name in ("draft_acceptance", "tokens_per_target_run")]
+    assert drafts == [{"median": None, "min": None, "max": None, "runs": 4}] * 2
     for spread in found.values():
         assert spread["min"] <= spread["median"] <= spread["max"]
         assert spread["runs"] == 4
