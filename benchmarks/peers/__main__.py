@@ -27,7 +27,6 @@ from benchmarks.peers.models import DEMO, NAMES, make
 
 HERE = Path(__file__).parent
 SHAPE = ("specialization.ctx_len=1152", "specialization.prefill_seq_len=256")
-SCORED = 48  # tokens whose distributions are compared
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +167,7 @@ def measure(model: str, folder: Path, words: argparse.Namespace) -> dict[str, An
             counted = said[1:]
             rows[name]["prompts"][length] = {key: median(one[key] for one in counted) for key in counted[0]}
             rows[name]["peak_mb"] = counted[-1]["peak_mb"]
-    score(running, random.integers(3, 2000, 64 + SCORED).tolist(), folder, rows)
+    score(running, random.integers(3, 2000, 64 + words.scored).tolist(), folder, rows)
     for each in running:
         each.end()
     return {"model": model, "threads": words.threads, "rounds": words.rounds, "variants": rows, "absent": absent}
@@ -224,6 +223,7 @@ def main() -> None:
     parser.add_argument("--prompts", nargs="+", type=int, default=[128, 1000], help="lengths of prompts, in tokens")
     parser.add_argument("--tokens", type=int, default=16, help="decoded in each round")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--scored", type=int, default=48, help="tokens whose distributions are compared, behind 64")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, metavar="FILE")
     words = parser.parse_args()
