@@ -110,8 +110,8 @@ class _Lowering:
         """Writes by CtxScatter, reads by CtxGather, in their forms with a slot per row where rows come and go."""
         by_output = {state.output: state for state in self.signature.states}
         scatters = symbolic(self.graph, SCATTER)
-        if self.form.continuous_batching:
-            self._hide_slots_from_shapes()
+        if self.form.continuous_batching or self.form.comp_ctx_lengths:
+            self._hide_cache_from_shapes()
         indices, is_unwritten, length = self._context(self.inputs[self.signature.states[0].name])
         targets: dict[ir.Value, ir.Value] = {}
         for node in scatters:
@@ -119,8 +119,6 @@ class _Lowering:
             state = by_output.get(node.outputs[0].name or "")
             if state is None:
                 raise _unsupported(f"{node.outputs[0].name} is written like a state but is none")
-            if self.form.comp_ctx_lengths and not _is_read_by_attention_only(node.outputs[0]):
-                raise _unsupported("the model writes its own attention out, for the whole context", "comp_ctx_lengths")
             if positions not in targets:
                 targets[positions] = self._targets(positions)
             written = self._written(cache, targets[positions], updates)
@@ -159,17 +157,22 @@ class _Lowering:
             replace_value(self.graph, node.outputs[0], attention(self.emit, q, k, v, mask, node))
             self.emit.place(node)
 
-    def _hide_slots_from_shapes(self) -> None:
-        """Where the trace asked a state for the batch size, the answer is still that of this run, not of the cache."""
-        names = {state.name for state in self.signature.states}
+    def _hide_cache_from_shapes(self) -> None:
+        """Where the trace asked a state for its sizes: rows are those of this run, the context is what it computes."""
+        names = {state.name for state in self.signature.states if state.positional}
         for node in list(self.graph):
             if node.op_type != "Shape" or node.domain or (value := node.inputs[0]) is None or value.name not in names:
                 continue
-            rows = self.emit("Shape", self.inputs["input_ids"], start=0, end=1)
-            sizes = self.emit("Concat", rows, self.emit("Shape", value, start=1), axis=0)
+            sizes = [self.emit("Shape", value, start=axis, end=axis + 1) for axis in range(4)]
+            if self.form.continuous_batching:
+                sizes[0] = self.emit("Shape", self.inputs["input_ids"], start=0, end=1)
+            if self.form.comp_ctx_lengths:
+                sizes[2] = self.emit("Shape", self.comp_ctx_lengths)
             start = node.attributes["start"].as_int() if "start" in node.attributes else 0
-            end = node.attributes["end"].as_int() if "end" in node.attributes else len(value.shape or ())
-            replace_value(self.graph, node.outputs[0], self.emit("Slice", sizes, [start], [end], [0]))
+            end = node.attributes["end"].as_int() if "end" in node.attributes else len(sizes)
+            chosen = sizes[start:end]
+            made = self.emit("Concat", *chosen, axis=0) if len(chosen) != 1 else self.emit("Identity", chosen[0])
+            replace_value(self.graph, node.outputs[0], made)
             self.emit.place(node)
 
     def _context(self, cache: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
@@ -295,16 +298,5 @@ def _names(tensors: Iterable[Tensor], states: list[str]) -> list[str]:
     return [*(tensor.name for tensor in tensors), *states]
 
 
-def _is_read_by_attention_only(cache: ir.Value) -> bool:
-    """Then a shorter context needs a shorter mask, and nothing else."""
-    for node, _ in cache.uses():
-        if node.op_type in ("Cast", "CastLike", "Identity") and _is_read_by_attention_only(node.outputs[0]):
-            continue
-        if (node.domain, node.op_type) != (SYMBOLIC, ATTENTION):
-            return False
-    return True
-
-
-def _unsupported(what: str, without: str | None = None) -> ModelError:
-    hint = "this model needs another backend" if without is None else f"leave {without} out"
-    return ModelError("onnx.unsupported", f"graph: {what}", hint=hint)
+def _unsupported(what: str) -> ModelError:
+    return ModelError("onnx.unsupported", f"graph: {what}", hint="this model needs another backend")
