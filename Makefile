@@ -15,7 +15,7 @@ setup: $(READY) ## an environment in .venv, with exactly the versions of constra
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "qeffbuild needs Python 3.11 or newer")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,qnn]'
 	@touch $(READY)
 
 demo: $(READY) ## build the shipped model for this machine, generate text, print latency figures

@@ -19,6 +19,7 @@ from qeffbuild.graph.emit import Emitter, replace_value
 from qeffbuild.graph.files import DOMAIN as SYMBOLIC
 from qeffbuild.graph.files import load_graph, save_graph
 from qeffbuild.graph.fold import remove_unread
+from qeffbuild.graph.halves import clip_to_float16
 from qeffbuild.graph.ops import ATTENTION, SCATTER, attention, given, symbolic
 from qeffbuild.graph.tied import share_tied_head
 from qeffbuild.signature import Axis, IoSignature, State, Tensor
@@ -224,22 +225,6 @@ class _Lowering:
         self.graph.outputs[list(self.graph.outputs).index(old)] = written
         old.replace_all_uses_with(read)
         written.name, old.name = old.name, f"{old.name}.neutral"
-
-
-def clip_to_float16(graph: ir.Graph) -> None:
-    """Constants that float16 cannot hold become its largest: a floor under masked scores must not turn into -inf.
-
-    Infinities stay what they are. Weights are references, and are left as they are.
-    """
-    most = float(np.finfo(np.float16).max)
-    for value in graph.initializers.values():
-        tensor = value.const_value
-        if tensor is None or isinstance(tensor, ir.ExternalTensor) or tensor.dtype != ir.DataType.FLOAT:
-            continue
-        array = tensor.numpy()
-        clipped = np.where(np.isfinite(array), np.clip(array, -most, most), array).astype(array.dtype)
-        if not np.array_equal(clipped, array, equal_nan=True):
-            value.const_value = ir.tensor(clipped, name=tensor.name)
 
 
 def _check_states(states: Iterable[State]) -> None:

@@ -96,6 +96,8 @@ def translate(said: Mapping[str, Any], others: Mapping[str, Any]) -> Translation
 def translate_call(request: Mapping[str, Any], config: Mapping[str, Any]) -> Translation:
     """Keywords of `from_pretrained(...)` and `compile(...)`, as Python calls say them, for a model of `config`."""
     loading, compiling = dict(request.get("from_pretrained", {})), dict(request.get("compile", {}))
+    if (config_file := compiling.pop("qnn_config", None)) is not None:
+        compiling["enable_qnn"] = config_file  # the command line has one flag for both
     extras = dict(loading.pop("qaic_config", None) or {})
     dtype = str(loading.pop("torch_dtype", None) or loading.pop("dtype", None) or "").removeprefix("torch.")
     known = keywords()

@@ -35,7 +35,8 @@ class Combination(NamedTuple):
     def overrides(self) -> tuple[str, ...]:
         """The words that ask for it."""
         axes = _table()["axes"]
-        return tuple(axes[axis][value] for axis, value in zip(self._fields, self, strict=True))
+        said = (axes[axis][value] for axis, value in zip(self._fields, self, strict=True))
+        return tuple(word for words in said for word in words.split())
 
 
 class Verdict(NamedTuple):
@@ -81,10 +82,16 @@ def of_spec(spec: BuildSpec, task: str | None = None) -> Iterator[Combination]:
         yield Combination(
             task=task or ("causal-lm" if spec.model.task == "auto" else spec.model.task),
             quantization=quantization,
-            backend=spec.backend.name,
+            backend=_backend_of(spec),
             decoding=decoding,
             devices="one" if spec.device_group.size == 1 else "several",
         )
+
+
+def _backend_of(spec: BuildSpec) -> str:
+    """A backend with several targets has a table for each."""
+    target = getattr(spec.backend.options, "target", None)
+    return spec.backend.name if target is None else f"{spec.backend.name}-{target}"
 
 
 def page() -> str:

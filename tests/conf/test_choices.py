@@ -22,7 +22,7 @@ COMPANY = {
     "quantization=mxfp6": ["backend=qaic"],
     **{f"device_group=x{count}": ["backend=qaic", "model=mpt"] for count in (2, 4, 8, 16)},
 }
-ABSENT = {"backend=qnn": "backend.absent", "launch=ray": "launch.absent", "launch=slurm": "launch.absent"}
+ABSENT = {"launch=ray": "launch.absent", "launch=slurm": "launch.absent"}
 FAMILIES = [
     *("gpt2", "gptj", "codegen", "gpt_bigcode", "mpt", "llama", "mistral", "gemma", "gemma2", "gemma3", "falcon"),
     *(

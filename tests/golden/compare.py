@@ -36,7 +36,8 @@ def _of_call(call: Mapping[str, Any], argv: Sequence[str], folder: Path) -> Iter
         yield f"lacks {' '.join(option)}"
     for option in sorted(ours - theirs):
         yield f"adds {' '.join(option)}"
-    written = {Path(path).name: folder / path for path in _paths(argv) if (folder / path).is_file()}
+    written = {path.name: path for path in folder.iterdir() if path.is_file()}  # one document may name another
+    written |= {Path(path).name: folder / path for path in _paths(argv) if (folder / path).is_file()}
     for name, text in call["files"].items():
         if name not in written:
             yield f"{name} is not there"
@@ -95,7 +96,7 @@ def _comparable(said: Any) -> Any:
     if isinstance(said, list):
         items = [_comparable(item) for item in said]
         return sorted(items, key=str) if any(isinstance(item, dict) and "IOName" in item for item in items) else items
-    if isinstance(said, str) and said.startswith("{"):
+    if isinstance(said, str) and said.startswith(("{", "/")):
         return Path(said).name
     return said
 

@@ -160,7 +160,7 @@ def test_repeated_heads_divide_over_more_devices(spec_of):
 
 @pytest.mark.parametrize(
     ("words", "kind"),
-    [("backend=qnn", "backend.absent"), ("launch=ray", "launch.absent"), ("launch=slurm", "launch.absent")],
+    [("launch=ray", "launch.absent"), ("launch=slurm", "launch.absent")],
 )
 def test_what_is_not_here_yet_is_absent_rather_than_wrong(refusal, words, kind):
     error = refusal(words)

@@ -1,0 +1,54 @@
+"""The rendered folder and the model's weights -> a program, by the SDK's converter and its context binary generator."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+from qeffbuild.backends.qnn.aic.command import DLC, OUTPUT, PROGRAM
+from qeffbuild.backends.qnn.aic.sdk import CONVERTER, GENERATOR, find_sdk
+from qeffbuild.cloud_ai_100.folder import lay_out
+from qeffbuild.cloud_ai_100.names import COMMANDS
+from qeffbuild.errors import BackendError, StepError
+from qeffbuild.executor.command import run_command
+from qeffbuild.executor.work import Work
+
+
+def run(work: Work) -> None:
+    sdk = find_sdk(work.params["sdk"])
+    stage = work.out / "stage"
+    lay_out(work, stage)
+    if dlc := work.leaves.get("dlc"):
+        if not dlc.is_file() or dlc.stat().st_size == 0:
+            raise BackendError("backend.file", f"backend.dlc_file: {dlc} is no file, or empty")
+        shutil.copyfile(dlc, stage / DLC)
+    commands = json.loads((stage / COMMANDS).read_text())
+    (stage / OUTPUT).mkdir()
+    for argv in commands:
+        run_command(argv, cwd=stage)
+        made = stage / DLC if argv[0].endswith(CONVERTER) else stage / OUTPUT / PROGRAM
+        _check(made, Path(argv[0]).name)
+    (stage / OUTPUT).rename(work.out / OUTPUT)
+    shutil.rmtree(stage)
+    said = {
+        "schema": 1,
+        "commands": commands,
+        "sdk_version": sdk.version,
+        "tools_sha256": {Path(tool).name: _sha256(sdk.root / tool) for tool in (CONVERTER, GENERATOR)},
+    }
+    (work.out / "compile.json").write_text(json.dumps(said, indent=1, sort_keys=True) + "\n")
+
+
+def _check(made: Path, tool: str) -> None:
+    """A tool that ends well and leaves nothing, or an empty file, has failed."""
+    if not made.is_file() or made.is_symlink():
+        raise StepError("step.output", f"{tool} ended well but left no {made.name}", hint="read its log")
+    if made.stat().st_size == 0:
+        raise StepError("step.output", f"{tool} ended well but left an empty {made.name}", hint="read its log")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

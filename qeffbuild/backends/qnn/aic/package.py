@@ -1,0 +1,39 @@
+"""Compiled program, its documents, tokenizer -> a folder that runs without the store."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+from qeffbuild.backends.qnn.aic.command import OUTPUT, PROGRAM
+from qeffbuild.cloud_ai_100.names import SPECIALIZATIONS
+from qeffbuild.executor.work import Work
+from qeffbuild.graph.weights import checkpoint_folder
+from qeffbuild.models import save_tokenizer
+from qeffbuild.package import TOKENIZER, bring_adapters, model_facts, write_manifest, write_provenance
+from qeffbuild.signature import IoSignature
+
+
+def run(work: Work) -> None:
+    facts = json.loads((work.inputs["model"] / "facts.json").read_text())
+    fetched = json.loads((work.inputs["model"] / "model.json").read_text())["files"]
+    checkpoint = checkpoint_folder(work.inputs["model"], work.leaves.get("model"))
+
+    shutil.copytree(work.inputs["compiled"] / OUTPUT, work.out / OUTPUT)
+    # Whoever runs the program reads the sizes of its buffers from the specializations, by their names.
+    shutil.copyfile(work.inputs["documents"] / SPECIALIZATIONS, work.out / SPECIALIZATIONS)
+    adapters = bring_adapters(work.inputs["documents"], work.out)
+    has_tokenizer = save_tokenizer(checkpoint.path, fetched, work.out / TOKENIZER)
+    write_provenance(work.out, work.params, fetched)
+    signature = IoSignature.load(work.inputs["documents"] / "io.json")
+    params = work.params
+    manifest = {
+        **{name: params[name] for name in ("backend", "target", "specialization")},
+        "task": facts["task"],
+        "graphs": {"decoder": {"file": f"{OUTPUT}/{PROGRAM}", "signature": signature.as_json()}},
+        "model": model_facts(facts),
+        "quantization": {"method": "none", **{name: params[name] for name in ("mxfp6_matmul", "mxint8_kv_cache")}},
+        "devices": params["num_devices"],
+        "tokenizer": TOKENIZER if has_tokenizer else None,
+    }
+    write_manifest(work.out, manifest if adapters is None else {**manifest, "adapters": adapters})

@@ -1,0 +1,88 @@
+"""The steps of one spec, run by hand on folders of `tmp_path`; the export is a small decoder's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import small_decoder as small
+
+from qeffbuild.backends.qnn import plan
+from qeffbuild.backends.qnn.options import Options
+from qeffbuild.executor.work import Work
+from qeffbuild.spec.types import (
+    BackendSpec,
+    BuildSpec,
+    CacheSpec,
+    DecodingSpec,
+    DeviceGroupSpec,
+    LaunchSpec,
+    ModelSpec,
+    QuantizationSpec,
+    SpecializationSpec,
+)
+
+SHAPES = SpecializationSpec(prefill_seq_len=4, ctx_len=small.CONTEXT)
+
+
+def spec(options: Options | None = None, **parts: Any) -> BuildSpec:
+    """A build of the small decoder, for Hexagon unless the options say otherwise."""
+    return BuildSpec(
+        model=ModelSpec(path="somewhere"),
+        quantization=parts.get("quantization", QuantizationSpec()),
+        specialization=parts.get("specialization", SHAPES),
+        device_group=parts.get("device_group", DeviceGroupSpec()),
+        backend=BackendSpec(name="qnn", options=options or Options()),
+        decoding=DecodingSpec(),
+        adapters={},
+        launch=LaunchSpec(),
+        cache=CacheSpec(),
+    )
+
+
+class Build:
+    """One spec's folders; each step is run when it is asked for."""
+
+    def __init__(self, asked: BuildSpec, root: Path, leaves: Mapping[str, Path] | None = None) -> None:
+        self.steps = {step.name: step for step in plan.steps(asked, "export")}
+        self.root = root
+        self.leaves = leaves or {}
+        self._export()
+
+    def _export(self) -> None:
+        model, signature = small.neutral_graph(small.SmallDecoder())
+        checkpoint, export, fetch = (self.root / name for name in ("checkpoint", "export", "fetch"))
+        for folder in (checkpoint, export, fetch):
+            folder.mkdir(parents=True)
+        ir.save(model, export / "graph.onnx", external_data="model.safetensors", size_threshold_bytes=0)
+        (export / "model.safetensors").rename(checkpoint / "model.safetensors")
+        signature.save(export / "io.json")
+        config = {"model_type": "small", "vocab_size": small.VOCAB, "eos_token_id": 2, "n_positions": 16}
+        facts = {"schema": 1, "config": config, "generation_config": None, "task": "causal-lm", "tensors": {}}
+        (fetch / "facts.json").write_text(json.dumps(facts))
+        (fetch / "model.json").write_text(json.dumps({"schema": 1, "files": {}}))
+
+    def run(self, name: str) -> Path:
+        step, out = self.steps[name], self.root / name
+        out.mkdir()
+        leaves = {"model": self.root / "checkpoint", **self.leaves}
+        inputs = {role: self.root / source for role, source in step.inputs.items()}
+        wanted = {leaf.name: leaves[leaf.name] for leaf in step.leaves if leaf.name in leaves}
+        action = import_module(step.action)
+        action.run(Work(name=name, params=json.loads(json.dumps(step.params)), inputs=inputs, leaves=wanted, out=out))
+        for path in out.rglob("*"):
+            path.chmod(path.stat().st_mode & ~0o222)  # as the store does
+        return out
+
+    def up_to(self, last: str) -> Path:
+        """Every step that is not there yet, in order; the last one's folder."""
+        for name in self.steps:
+            if not (self.root / name).exists():
+                self.run(name)
+            if name == last:
+                break
+        return self.root / last
