@@ -18,6 +18,7 @@ from qeffbuild.signature import IoSignature
 MANIFEST = "manifest.json"
 PROVENANCE = "provenance.json"
 TOKENIZER = "tokenizer"
+KV_SCALES = "kv_scales.json"  # of a cache in int8, where it was calibrated: calibration/kv.py
 ADAPTERS = "adapters"  # a folder, where adapters are inputs; beside it, in the folders of steps, its table
 SCHEMA = 1
 

@@ -28,6 +28,7 @@ END = "<|endoftext|>"
 VOCAB_SIZE = 2048
 SEQ_LEN = 512  # all positions of the model: a learned position that training never saw is noise
 BATCH_SIZE = 8  # 4096 tokens
+CALIBRATION = 12  # of every twenty-five
 VALIDATION, HELD_OUT = 0, 50  # of every hundred chapters; the former choose the checkpoint, the latter nothing
 
 
@@ -186,6 +187,7 @@ def main() -> None:
     said.folder.mkdir(parents=True, exist_ok=True)
     train_texts, validation_texts, held_out_texts = split(chapters())
     (said.folder / "heldout.txt").write_text("\n".join(held_out_texts))
+    (said.folder / "calibration.txt").write_text("\n".join(chapters()[CALIBRATION::25]))  # all of them trained on
     tokenizer = train_tokenizer(train_texts)
     model = new_model(tokenizer)
     stream = stream_of(tokenizer, train_texts)

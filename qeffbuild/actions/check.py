@@ -37,7 +37,7 @@ def run(work: Work) -> None:
     said = {
         "schema": 1,
         "task": facts.task,
-        "parameters": sum(math.prod(tensor.shape) for tensor in facts.tensors.values()),
+        "parameters": sum(math.prod(tensor.shape) for tensor in facts.plain_tensors.values()),
         "nonfinite": list(strange),
         "tokens": len(tokenizer.get_vocab()),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -19,7 +20,15 @@ from qeffbuild.graph.write import Written, write_weights
 from qeffbuild.graphs import Member, members
 from qeffbuild.models import save_tokenizer
 from qeffbuild.models.tasks import GENERATING
-from qeffbuild.package import TOKENIZER, Package, bring_adapters, model_facts, write_manifest, write_provenance
+from qeffbuild.package import (
+    KV_SCALES,
+    TOKENIZER,
+    Package,
+    bring_adapters,
+    model_facts,
+    write_manifest,
+    write_provenance,
+)
 from qeffbuild.signature import Tensor
 
 # What a trial run is fed where a graph's axis is free: the second token is padding, and must do no harm.
@@ -36,6 +45,8 @@ def run(work: Work) -> None:
     graphs = members(work.inputs["graph"])
     known = _write_graphs(graphs, work, checkpoint)
     has_tokenizer = save_tokenizer(checkpoint.path, fetched, work.out / TOKENIZER)
+    if "quantized" in work.inputs and (scales := work.inputs["quantized"] / KV_SCALES).is_file():
+        shutil.copyfile(scales, work.out / KV_SCALES)
     adapters = bring_adapters(work.inputs["exported"], work.out)
     write_provenance(work.out, work.params, fetched, known)
     said = _manifest(graphs, work, facts, has_tokenizer)
@@ -86,9 +97,25 @@ def _manifest(graphs: Sequence[Member], work: Work, facts: Mapping[str, Any], ha
         "graphs": said,
         "specialization": work.params["specialization"],
         "model": model_facts(facts),
-        "quantization": work.params["quantization"],
+        "quantization": {**work.params["quantization"], **_encoded(lowered), **_measured(work)},
         "tokenizer": TOKENIZER if has_tokenizer else None,
     }
+
+
+def _encoded(lowered: Mapping[str, Any]) -> dict[str, Any]:
+    """How many weights of a quantized checkpoint took which form."""
+    forms: dict[str, int] = {}
+    for form in lowered.get("encoded", {}).values():
+        forms[form] = forms.get(form, 0) + 1
+    return {"checkpoint": forms} if forms else {}
+
+
+def _measured(work: Work) -> dict[str, Any]:
+    """What quantizing found out: the KL that it measured, weights with more bits, how much each one matters."""
+    if "quantized" not in work.inputs:
+        return {}
+    said = json.loads((work.inputs["quantized"] / "quantize.json").read_text())
+    return {name: said[name] for name in ("calibrated_on", "kl", "eight", "sensitivity") if said.get(name)}
 
 
 def _try_out(package: Package, work: Work) -> None:

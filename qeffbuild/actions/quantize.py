@@ -5,114 +5,96 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
 from qeffbuild import quantizers
+from qeffbuild.calibration.apply import DATA, Quantization
+from qeffbuild.calibration.flow import Flow
+from qeffbuild.calibration.kv import ranges, round_to_int8, round_to_mxint8, write_scales
+from qeffbuild.calibration.sensitivity import in_eight_bits
+from qeffbuild.calibration.text import calibration_rows
+from qeffbuild.errors import ModelError
 from qeffbuild.executor.work import Work
-from qeffbuild.graph.emit import Emitter
 from qeffbuild.graph.files import load_graph, save_graph
-from qeffbuild.graph.fold import compute, identity, remove_unread, sources
-from qeffbuild.graph.products import Product, as_rows, products, replace_product
-from qeffbuild.graph.weights import Folder, Weights, checkpoint_folder, reference_of
-from qeffbuild.graph.write import DataFile, stored_value
-from qeffbuild.graphs import members
-
-DATA = "quantized.data"
-HEAD = "lm_head.weight"  # what the weight that makes the logits is also called, tied to the embeddings or not
+from qeffbuild.graph.weights import Folder, Weights, checkpoint_folder
+from qeffbuild.graph.write import DataFile
+from qeffbuild.graphs import Member, members
+from qeffbuild.models import Facts
 
 
 def run(work: Work) -> None:
-    facts = json.loads((work.inputs["model"] / "facts.json").read_text())
+    facts = Facts.load(work.inputs["model"] / "facts.json")
     checkpoint = checkpoint_folder(work.inputs["model"], work.leaves.get("model"))
     weights = Weights(Folder(work.inputs["graph"]), checkpoint)
-    names = {(said["file"], said["offset"]): name for name, said in facts["tensors"].items()}
     for member in members(work.inputs["graph"]):
-        model = load_graph(member.graph)
-        with (work.out / f"{member.prefix}{DATA}").open("wb") as file:
-            quantization = _Quantization(model, weights, names, DataFile(file), work.params)
-            quantization.location = f"{member.prefix}{DATA}"
-            said = quantization.carry_out(work)
+        one = _One(work, member, checkpoint, facts, weights)
+        model, said = (load_graph(member.graph), {}) if work.params["method"] == "none" else one.within_budget()
+        _round_cache(one, model)
         save_graph(model, work.out / member.file)
         shutil.copyfile(member.io, work.out / member.io.name)
-        (work.out / f"{member.prefix}quantize.json").write_text(json.dumps(said, indent=1, sort_keys=True) + "\n")
+        document = {"schema": 1, **work.params, **said}
+        (work.out / f"{member.prefix}quantize.json").write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
 
 
-class _Quantization:
-    """One graph being quantized, a product at a time: never more than one weight is in memory."""
+@dataclass(frozen=True, slots=True)
+class _One:
+    """One graph of the step, and all that it takes to quantize it."""
 
-    def __init__(
-        self,
-        model: ir.Model,
-        weights: Weights,
-        names: dict[tuple[str, int], str],
-        output: DataFile,
-        params: Any,
-    ) -> None:
-        self.model, self.weights, self.names, self.output, self.params = model, weights, names, output, params
-        self.quantize = quantizers.find(params["method"]).quantize
-        self.emit = Emitter(model.graph, "quantized")
-        self.made: dict[str, list[ir.Value]] = {}
-        self.quantized: dict[str, list[int]] = {}
-        self.kept: dict[str, str] = {}
-        self.location = DATA
+    work: Work
+    member: Member
+    checkpoint: Folder
+    facts: Facts
+    weights: Weights
 
-    def carry_out(self, work: Work) -> dict[str, Any]:
-        found = list(products(self.model.graph))
-        for done, product in enumerate(found):
-            names = self._names(product)
-            work.progress(done / len(found), names[0])
-            if reason := self._one(product, names):
-                self.kept[names[0]] = reason
-        remove_unread(self.model.graph)
-        self.model.opset_imports["com.microsoft"] = 1
-        said = {"schema": 1, **self.params, "quantized": self.quantized, "kept": self.kept}
-        return {**said, "bytes": self.output.position}
+    def within_budget(self) -> tuple[ir.Model, dict[str, Any]]:
+        """The quantized graph. Where there is a budget, more weights get 8 bits until what was measured keeps it."""
+        budget, eight = self.work.params.get("budget"), list[str]()
+        if budget is None or self.member.prefix:
+            return self.quantized(eight)
+        known = json.loads((self.work.inputs["sensitivity"] / "sensitivity.json").read_text())
+        kl, sizes = known["kl"], known["sizes"]
+        while True:
+            model, said = self.quantized(eight)
+            left = sum(value for name, value in kl.items() if name not in eight)
+            if said["kl"] <= budget or len(eight) == len(kl):
+                return model, {**said, "sensitivity": kl}
+            # What was measured for all tells how far the sum of single ones is from it.
+            more = in_eight_bits(kl, sizes, most=0.9 * budget * left / said["kl"])
+            eight = more if len(more) > len(eight) else [*eight, max(set(kl) - set(eight), key=lambda name: kl[name])]
 
-    def _one(self, product: Product, names: Sequence[str]) -> str | None:
-        """Quantizes one product; the reason where it stays as it is."""
-        for pattern in self.params["keep"]:
-            if any(fnmatchcase(name, pattern) for name in names):
-                return f"keep {pattern}"
-        if product.is_router:
-            return "it chooses experts: a small error would choose others"
-        weight = compute(product.weight, self.weights)
-        if weight.ndim != 2:
-            return f"{weight.ndim} axes: only plain matrices are quantized"
-        rows, columns = weight.shape if product.is_transposed else weight.shape[::-1]
-        bits, block_size = self.params["bits"], self.params["block_size"]
-        key = f"{identity(product.weight)} {product.is_transposed}"
-        if key not in self.made:
-            self.made[key] = self._store(names[0], as_rows(product, weight), product.x.dtype)
-        replace_product(
-            self.emit, product, self.made[key], bits=bits, block_size=block_size, rows=rows, columns=columns
-        )
-        self.quantized[names[0]] = [rows, columns]
-        return None
+    def quantized(self, eight: Sequence[str]) -> tuple[ir.Model, dict[str, Any]]:
+        params, prefix = self.work.params, self.member.prefix
+        names = {(said.file, said.offset): name for name, said in self.facts.tensors.items()}
+        model, method = load_graph(self.member.graph), quantizers.find(params["method"])
+        flow = self.flow() if method.CALIBRATED or "budget" in params else None
+        with (self.work.out / f"{prefix}{DATA}").open("wb") as file:
+            quantization = Quantization(model, self.weights, names, DataFile(file), method, params, flow)
+            quantization.location, quantization.eight = f"{prefix}{DATA}", sorted(eight)
+            return model, quantization.carry_out(self.work.progress)
 
-    def _store(self, name: str, weight: np.ndarray, dtype: ir.DataType | None) -> list[ir.Value]:
-        params = self.params
-        blocks = self.quantize(
-            weight, bits=params["bits"], block_size=params["block_size"], symmetric=params["symmetric"]
-        )
-        scales = blocks.scales.astype((dtype or ir.DataType.FLOAT).numpy())
-        parts = {"numbers": blocks.packed, "scales": scales, "zeros": blocks.zero_points}
-        prefix = f"{name}.{len(self.made)}"
-        values: list[ir.Value] = []
-        for part, array in parts.items():
-            if array is None:
-                continue
-            value = stored_value(f"{prefix}.{part}", array, self.output, self.location)
-            self.model.graph.initializers.add(value)
-            values.append(value)
-        return values
+    def flow(self) -> Flow:
+        """The calibration text, ready to go through a copy of the graph."""
+        inputs = {said.name for said in self.member.signature.inputs}
+        if strange := inputs - {"input_ids", "position_ids", "logits_index"}:
+            raise ModelError(
+                "model.unsupported",
+                f"quantization: text alone calibrates, but the {self.member.name} reads {', '.join(sorted(strange))}",
+                hint="quantization=int8, int4 or hqq need no calibration",
+            )
+        text, tokens = self.work.leaves["calibration"], self.work.params["calibration_tokens"]
+        rows = calibration_rows(self.checkpoint.path, self.facts, text, tokens=tokens)
+        return Flow(load_graph(self.member.graph), self.member.signature, self.weights, rows)
 
-    def _names(self, product: Product) -> list[str]:
-        """What a product's weight is called: in the checkpoint, in the graph, and by what it does."""
-        references = [reference_of(tensor) for tensor in sources(product.weight)]
-        stored = [self.names.get((said.location, said.offset)) for said in references]
-        role = [HEAD] if product.makes_logits else []
-        return [name for name in (*stored, product.weight.name, *role) if name]
+
+def _round_cache(one: _One, model: ir.Model) -> None:
+    format = one.work.params.get("kv_cache")
+    if format == "mxint8":
+        round_to_mxint8(model.graph)
+    if format == "int8":
+        flow = one.flow()
+        scales = ranges(flow, load_graph(one.member.graph).graph)
+        write_scales(scales, one.work.out, flow.tokens)
+        round_to_int8(model.graph, scales)

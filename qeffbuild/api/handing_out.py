@@ -44,11 +44,18 @@ def _lay_weights(out: Path, checkpoint: Path) -> None:
         return
     import onnx_ir as ir
 
-    from qeffbuild.graph.files import load_graph
-    from qeffbuild.graph.weights import Folder
+    from qeffbuild.graph.decode import DECODE
+    from qeffbuild.graph.files import load_graph, save_graph
+    from qeffbuild.graph.weights import Folder, Weights
+    from qeffbuild.graph.write import write_weights
     from qeffbuild.store.disk import copy_file
 
-    tensors = [value.const_value for value in load_graph(out / "graph.onnx").graph.initializers.values()]
+    model = load_graph(out / "graph.onnx")
+    if any(node.op_type == DECODE for node in model.graph):  # the vendor's compiler cannot read those weights
+        write_weights(model, Weights(Folder(out), Folder(checkpoint, is_checkpoint=True)), out / "weights.data")
+        save_graph(model, out / "graph.onnx")
+        return
+    tensors = [value.const_value for value in model.graph.initializers.values()]
     for location in {str(tensor.location) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)}:
         source = Folder(checkpoint, is_checkpoint=True).resolve(location)
         if source is not None and not (out / location).exists():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from qeffbuild.api.building import Built
 from qeffbuild.errors import RunError
+from qeffbuild.package import Package
 from qeffbuild.spec.types import BuildSpec
 from qeffbuild.world import locate
 
@@ -90,9 +91,12 @@ def evaluate(built: Built) -> dict[str, Any]:
 
     file = eval_file_of(built.spec)
     engine = open_engine(built)
-    text = scoring.read_text(engine, file)
-    ours = scoring.evaluate(engine, text)
-    return scoring.as_json(ours, scoring.reference(model_folder(built), text))
+    spec = built.spec
+    text = scoring.read_text(
+        engine, file, stride=spec.eval_stride, max_tokens=spec.eval_tokens, protocol=spec.eval_protocol
+    )
+    quantization = Package.open(built.package).manifest["quantization"]
+    return {**scoring.compare(engine, model_folder(built), text), "quantization": quantization}
 
 
 def eval_file_of(spec: BuildSpec) -> Path:

@@ -91,7 +91,7 @@ def export(facts: Mapping[str, Any], out: Path, *, dtype: str = "float32", progr
         try:
             choice, error = selfcheck.check(small.model, small.form, recipe, small.expected)
             progress(0.3, f"tracing: {recipe.name}")
-            graph = _graph(config, weights.stored_tensors(facts["tensors"]), recipe, choice, getattr(torch, dtype))
+            graph = _graph(config, weights.stored_tensors(facts), recipe, choice, getattr(torch, dtype))
         except QeffBuildError:
             raise
         except Exception as reason:

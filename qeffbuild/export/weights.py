@@ -7,6 +7,7 @@ per-expert tensors; the same rules are applied here to names and shapes alone.
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,7 @@ from torch import nn
 
 from qeffbuild.errors import ModelError
 from qeffbuild.export.conversions import Recorder
+from qeffbuild.export.ops import DOMAIN
 from qeffbuild.export.transformers_patches import (
     WeightConverter,
     WeightRenaming,
@@ -31,6 +33,15 @@ FLOATS = {
     "float16": ir.DataType.FLOAT16,
     "bfloat16": ir.DataType.BFLOAT16,
 }
+PACKED = {  # what only parts of encoded weights are stored as
+    "int8": ir.DataType.INT8,
+    "uint8": ir.DataType.UINT8,
+    "int32": ir.DataType.INT32,
+    "int64": ir.DataType.INT64,
+    "float8_e4m3fn": ir.DataType.FLOAT8E4M3FN,
+    "float8_e5m2": ir.DataType.FLOAT8E5M2,
+    "float8_e8m0fnu": ir.DataType.FLOAT8E8M0,
+}
 PREFIX = "model."  # of the decoder that wraps the model
 
 
@@ -44,6 +55,16 @@ class Stored:
     nbytes: int
     dtype: str
     shape: tuple[int, ...]
+    encoding: Encoding | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoding:
+    """How a weight of a quantized checkpoint is made of other stored tensors, as graph/decode.py reads it."""
+
+    format: str
+    parts: Mapping[str, Stored]
+    options: Mapping[str, Any]
 
 
 @dataclass(slots=True)
@@ -57,8 +78,20 @@ class Sources:
         return name in self.direct or name in self.converted
 
 
-def stored_tensors(said: Mapping[str, Mapping[str, Any]]) -> dict[str, Stored]:
-    """The tensor table of facts.json."""
+def stored_tensors(facts: Mapping[str, Any]) -> dict[str, Stored]:
+    """The tensor table of facts.json, with encoded weights by their own names in place of what they are made of."""
+    raw, encodings = _raw(facts["tensors"]), facts.get("encodings", {})
+    used = {part for said in encodings.values() for part in said["parts"].values()}
+    stored = {name: tensor for name, tensor in raw.items() if name not in used}
+    for name, said in encodings.items():
+        parts = {role: raw[part] for role, part in said["parts"].items()}
+        encoding = Encoding(format=said["format"], parts=parts, options=said["options"])
+        shape = tuple(said["shape"])
+        stored[name] = Stored(name=name, file="", offset=0, nbytes=0, dtype="float32", shape=shape, encoding=encoding)
+    return stored
+
+
+def _raw(said: Mapping[str, Mapping[str, Any]]) -> dict[str, Stored]:
     return {
         name: Stored(
             name=name,
@@ -191,10 +224,31 @@ class _Binder:
         return made
 
     def _stored(self, tensor: Stored) -> ir.Value:
+        if tensor.name not in self.stored and tensor.encoding is not None:
+            self.stored[tensor.name] = self._decoded(tensor, tensor.encoding)
         if tensor.name not in self.stored:
-            self.stored[tensor.name] = value = _external(tensor)
-            self.graph.initializers[tensor.name] = value
+            self.stored[tensor.name] = self._referred(tensor, FLOATS)
         return self.stored[tensor.name]
+
+    def _referred(self, tensor: Stored, dtypes: Mapping[str, ir.DataType]) -> ir.Value:
+        value = _external(tensor, dtypes)
+        self.graph.initializers[tensor.name] = value
+        return value
+
+    def _decoded(self, tensor: Stored, encoding: Encoding) -> ir.Value:
+        """A node that stands for the decoded weight; it is computed where weights are written."""
+        parts = [self._referred(part, {**FLOATS, **PACKED}) for part in encoding.parts.values()]
+        said: dict[str, Any] = {
+            "format": encoding.format,
+            "roles": list(encoding.parts),
+            "options": json.dumps(encoding.options, sort_keys=True),
+            "shape": list(tensor.shape),
+        }
+        node = ir.node("Decode", parts, said, domain=DOMAIN)
+        made = node.outputs[0]
+        made.name, made.shape, made.type = tensor.name, ir.Shape(tensor.shape), ir.TensorType(ir.DataType.FLOAT)
+        self.before.append(node)
+        return made
 
     def _cast(self, value: ir.Value, wanted: ir.DataType) -> ir.Value:
         node = ir.node("Cast", [value], {"to": int(wanted)})
@@ -203,8 +257,8 @@ class _Binder:
         return node.outputs[0]
 
 
-def _external(tensor: Stored) -> ir.Value:
-    dtype = FLOATS.get(tensor.dtype)
+def _external(tensor: Stored, dtypes: Mapping[str, ir.DataType]) -> ir.Value:
+    dtype = dtypes.get(tensor.dtype)
     if dtype is None:
         raise ModelError(
             "model.weights",

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from qeffbuild.graph.decode import BLOCKS, DECODE, evaluate_blocks, evaluate_decode
 from qeffbuild.graph.weights import Weights, reference_of
 
 Evaluate = Callable[[ir.Node, list[np.ndarray]], Sequence[np.ndarray]]
@@ -24,7 +25,7 @@ def foldable_values(graph: ir.Graph) -> set[ir.Value]:
 
 
 def _is_foldable(node: ir.Node, known: set[ir.Value]) -> bool:
-    if node.domain not in ("", "ai.onnx"):
+    if node.domain not in ("", "ai.onnx") and node.op_type not in (DECODE, BLOCKS):
         return False
     if node.op_type == "Constant":
         return True
@@ -203,6 +204,8 @@ EVALUATE: dict[str, Evaluate] = {
     "Mul": lambda node, inputs: [inputs[0] * inputs[1]],
     "Div": lambda node, inputs: [_divide(inputs[0], inputs[1])],
     "Neg": lambda node, inputs: [-inputs[0]],
+    DECODE: evaluate_decode,
+    BLOCKS: evaluate_blocks,
 }
 
 

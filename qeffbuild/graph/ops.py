@@ -18,6 +18,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qeffbuild.errors import ModelError
+from qeffbuild.graph.decode import BLOCKS, DECODE
 from qeffbuild.graph.emit import Emitter, Input, replace_value
 from qeffbuild.graph.files import DOMAIN
 from qeffbuild.graph.fold import remove_unread
@@ -161,7 +162,7 @@ def size_of(value: ir.Value, axis: int) -> int:
 
 def _check_nothing_symbolic(model: ir.Model) -> None:
     for node in model.graph.all_nodes():
-        if node.domain == DOMAIN:
+        if node.domain == DOMAIN and node.op_type not in (DECODE, BLOCKS):  # those go where weights are written
             raise ModelError(
                 "onnx.unsupported",
                 f"operator {DOMAIN}::{node.op_type} has no form in standard ONNX",

@@ -1,8 +1,11 @@
-"""Matrix products with a weight of the checkpoint: where they are in a graph, and how they are quantized."""
+"""Matrix products with a weight of the checkpoint: where they are in a graph, and how they are quantized.
+
+The weight is a matrix, or the matrices of several experts in a stack that one product goes through at once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,17 +17,22 @@ from qeffbuild.graph.fold import foldable_values, sources
 _KEEPS_ORDER = frozenset({"Softmax", "Sigmoid", "Cast", "Reshape", "Unsqueeze", "Squeeze", "Identity", "Add"})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Product:
     """x @ weight + bias. `weight` is [K, N], or [N, K] where `is_transposed`."""
 
     node: ir.Node
-    x: ir.Value
     weight: ir.Value
     bias: ir.Value | None
     is_transposed: bool
     makes_logits: bool
-    is_router: bool  # it chooses experts: a small error would choose others
+    is_router: bool  # it chooses experts
+
+    @property
+    def x(self) -> ir.Value:
+        x = self.node.inputs[0]
+        assert x is not None
+        return x
 
 
 def products(graph: ir.Graph, logits: str = "logits") -> Iterator[Product]:
@@ -42,33 +50,130 @@ def products(graph: ir.Graph, logits: str = "logits") -> Iterator[Product]:
         bias = node.inputs[2] if len(node.inputs) > 2 else None
         turned = _attribute(node, "transB", 0) == 1
         yield Product(
-            node, x, weight, bias, turned, makes_logits=node is head, is_router=_is_chosen_from(node.outputs[0])
+            node=node,
+            weight=weight,
+            bias=bias,
+            is_transposed=turned,
+            makes_logits=node is head,
+            is_router=_is_chosen_from(node.outputs[0]),
         )
 
 
-def replace_product(
-    emit: Emitter, product: Product, numbers: list[ir.Value], *, bits: int, block_size: int, rows: int, columns: int
-) -> None:
-    """Puts MatMulNBits in a product's place. `numbers`: packed weights [rows, columns], scales, zero points if any."""
+def by_input(graph: ir.Graph) -> list[list[Product]]:
+    """All products, those that read the same value together, in the order in which what they read is made."""
+    place = {out: at for at, node in enumerate(graph) for out in node.outputs}
+    groups: dict[ir.Value, list[Product]] = {}
+    for product in products(graph):
+        groups.setdefault(product.x, []).append(product)
+    return sorted(groups.values(), key=lambda group: place.get(group[0].x, -1))
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """One quantized matrix in the graph: `numbers` are packed weights [rows, columns], scales, zero points if any."""
+
+    numbers: tuple[ir.Value, ...]
+    rows: int
+    columns: int
+    bits: int
+    block_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Matrices:
+    """What takes a weight's place: one matrix, or one for each expert of a stack."""
+
+    packed: tuple[Packed, ...]
+    is_stack: bool
+
+
+def replace_product(emit: Emitter, product: Product, made: Matrices) -> None:
+    """Puts MatMulNBits in a product's place, one for each of its matrices."""
     graph = product.node.graph
     assert isinstance(graph, ir.Graph)
-    fused = product.bias if product.bias is not None and _is_vector(product.bias, rows) else None
-    inputs: list[ir.Value | None] = [product.x, *numbers]
-    if fused is not None:
-        inputs += [None] * (5 - len(inputs)) + [fused]
-    result = emit(
-        "MatMulNBits", *inputs, domain="com.microsoft", K=columns, N=rows, bits=bits, block_size=block_size,
-        accuracy_level=4,  # products of integers; the default would turn the weights back into floats first
-    )  # fmt: skip
+    first, fused = made.packed[0], None
+    if made.is_stack:
+        result = _stacked(emit, product.x, made.packed)
+    else:
+        fused = product.bias if product.bias is not None and _is_vector(product.bias, first.rows) else None
+        result = _one(emit, product.x, first, fused)
     if product.bias is not None and fused is None:
         result = emit("Add", result, product.bias)
     replace_value(graph, product.node.outputs[0], result)
     emit.place(product.node)
 
 
-def as_rows(product: Product, weight: np.ndarray) -> np.ndarray:
-    """A product's weight as float32 [N, K]: one row for each output."""
-    return np.asarray(weight if product.is_transposed else weight.T, np.float32)
+def _one(emit: Emitter, x: ir.Value, matrix: Packed, bias: ir.Value | None) -> ir.Value:
+    inputs: list[ir.Value | None] = [x, *matrix.numbers]
+    if bias is not None:
+        inputs += [None] * (5 - len(inputs)) + [bias]
+    return emit(
+        "MatMulNBits", *inputs, domain="com.microsoft", K=matrix.columns, N=matrix.rows, bits=matrix.bits,
+        block_size=matrix.block_size,
+        accuracy_level=4,  # products of integers; the default would turn the weights back into floats first
+    )  # fmt: skip
+
+
+def _stacked(emit: Emitter, x: ir.Value, matrices: tuple[Packed, ...]) -> ir.Value:
+    """x is [experts or 1, tokens, columns]: each expert's rows, or the same rows for all."""
+    assert x.shape is not None
+    parts: tuple[ir.Value, ...] = (x,) * len(matrices)
+    if x.shape[0] != 1 and len(matrices) > 1:
+        parts = emit.several("Split", len(matrices), x, [1] * len(matrices), axis=0)
+    made = [_one(emit, part, matrix, None) for part, matrix in zip(parts, matrices, strict=True)]
+    return emit("Concat", *made, axis=0) if len(made) > 1 else made[0]
+
+
+def divide_input(emit: Emitter, group: Sequence[Product], factors: np.ndarray) -> None:
+    """Divides what these products read. A norm's own weight takes the division over where nobody else reads it."""
+    x = group[0].x
+    nodes = {product.node for product in group}
+    inverse = (1 / factors).astype((x.dtype or ir.DataType.FLOAT).numpy())
+    maker = x.producer()
+    is_ours = maker is not None and all(node in nodes for node, _ in x.uses()) and not x.is_graph_output()
+    if is_ours and maker is not None and (places := _weights_of_norm(maker, len(factors))):
+        for place in places:
+            old = maker.inputs[place]
+            assert old is not None
+            maker.replace_input_with(place, emit("Mul", old, inverse))
+        emit.place(maker)
+        return
+    divided = emit("Mul", x, inverse)
+    divided.shape, divided.type = x.shape, x.type
+    emit.place(group[0].node)
+    for product in group:
+        product.node.replace_input_with(0, divided)
+
+
+def _weights_of_norm(node: ir.Node, width: int) -> list[int]:
+    """The inputs that scale a node's whole output column by column: of a norm, or of its last multiplication."""
+    if node.op_type in ("LayerNormalization", "RMSNormalization"):
+        return [at for at, value in enumerate(node.inputs) if at > 0 and value is not None]
+    if node.op_type == "Mul":
+        return [at for at, value in enumerate(node.inputs) if value is not None and _is_stored_vector(value, width)][:1]
+    return []
+
+
+def _is_stored_vector(value: ir.Value, width: int) -> bool:
+    return _is_vector(value, width) and (value.is_initializer() or bool(sources(value)))
+
+
+def why_not(product: Product, weight: np.ndarray) -> str | None:
+    """The reason why a product cannot be quantized."""
+    if product.is_router:
+        return "it chooses experts: a small error would choose others"
+    if weight.ndim == 2:
+        return None
+    shape = product.x.shape
+    if weight.ndim != 3 or shape is None or len(shape) != 3 or shape[0] not in (1, len(weight)):
+        return f"{weight.ndim} axes: only matrices and stacks of them are quantized"
+    return None
+
+
+def as_rows(product: Product, weight: np.ndarray) -> list[np.ndarray]:
+    """A product's matrices as float32 [N, K]: one row for each output."""
+    stack = weight if weight.ndim == 3 else weight[None]
+    return [np.asarray(matrix if product.is_transposed else matrix.T, np.float32) for matrix in stack]
 
 
 def _head(graph: ir.Graph, logits: str) -> ir.Node | None:

@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qeffbuild.errors import ModelError
+from qeffbuild.graph.files import DOMAIN
 from qeffbuild.graph.fold import compute, foldable_values, frontier, identity, remove_unread, sources
 from qeffbuild.graph.weights import Weights
 
@@ -75,6 +76,8 @@ def write_weights(
     for old, new in replaced:
         _replace(graph, old, new)
     remove_unread(graph)
+    if not any(node.domain == DOMAIN for node in graph):
+        model.opset_imports.pop(DOMAIN, None)
     for value, origin in origins.items():
         if origin and origin not in graph.initializers:
             value.name = origin  # the name that the model's author gave it, now that the checkpoint's own is gone

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 from qeffbuild.errors import ModelError
 from qeffbuild.models import config as configuration
+from qeffbuild.models.encodings import Encoded, plain_tensors, read_encodings
 from qeffbuild.models.families import refuse_code
-from qeffbuild.models.files import CONFIG, line_of, read_json
+from qeffbuild.models.files import CONFIG, read_json
 from qeffbuild.models.pooling import Pooling, read_pooling
 from qeffbuild.models.tasks import EMBEDDING, task_of
 from qeffbuild.models.weights import Tensor, read_tensors
@@ -29,13 +30,21 @@ _SHARE_LAYERS = frozenset({"hrm_text"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """`tensors` is the checkpoint's own table, under the names that it has there."""
+    """`tensors` is the checkpoint's own table, under the names that it has there; `encodings` says which of them
+    together are one weight.
+    """
 
     config: Mapping[str, Any]
     generation_config: Mapping[str, Any] | None
     task: str
     tensors: Mapping[str, Tensor]
     pooling: Pooling | None = None  # where files beside the model say how its outputs become embeddings
+    encodings: Mapping[str, Encoded] = field(default_factory=dict)
+
+    @property
+    def plain_tensors(self) -> Mapping[str, Tensor]:
+        """The table as an unquantized checkpoint has it: encoded weights by their own names and shapes."""
+        return plain_tensors(self.tensors, dict(self.encodings)) if self.encodings else self.tensors
 
     @property
     def model_type(self) -> str:
@@ -74,6 +83,7 @@ class Facts:
             "task": self.task,
             "pooling": self.pooling.as_json() if self.pooling is not None else None,
             "tensors": {name: tensor.as_json() for name, tensor in sorted(self.tensors.items())},
+            "encodings": {name: encoded.as_json() for name, encoded in sorted(self.encodings.items())},
         }
 
     def save(self, path: Path) -> None:
@@ -91,6 +101,7 @@ class Facts:
             task=said["task"],
             tensors=tensors,
             pooling=Pooling(**pooling) if pooling is not None else None,
+            encodings={name: Encoded.from_json(row) for name, row in said.get("encodings", {}).items()},
         )
 
 
@@ -114,13 +125,14 @@ def read_facts(
         others = {path.name: read_json(path, "model.config") for path in found}
         refuse_code(folder, config, others)
     does = task_of(folder, config, asked=task, trust_remote_code=trust_remote_code)
-    _refuse_quantized(folder, config)
+    tensors = read_tensors(folder, allow_pickle=allow_pickle)
     facts = Facts(
         config=config,
         generation_config=configuration.read_generation_config(folder),
         task=does,
-        tensors=read_tensors(folder, allow_pickle=allow_pickle),
+        tensors=tensors,
         pooling=read_pooling(folder) if does == EMBEDDING and pooling == "auto" else None,
+        encodings=read_encodings(folder, config, tensors),
     )
     if facts.tensors:
         _refuse_too_few(folder, facts)
@@ -146,18 +158,4 @@ def _refuse_too_few(folder: Path, facts: Facts) -> None:
 def _refuse_weights(folder: Path, found: str) -> NoReturn:
     raise ModelError(
         "model.weights", found, where=str(folder), hint="the weights and config.json are of different models"
-    )
-
-
-def _refuse_quantized(folder: Path, config: Mapping[str, Any]) -> None:
-    """Weights packed by another tool are no plain tensors; to read them as such would be to read noise."""
-    said = config.get("quantization_config")
-    if not said:
-        return
-    method = said.get("quant_method", "unknown") if isinstance(said, Mapping) else "unknown"
-    raise ModelError(
-        "model.unsupported",
-        f"{CONFIG}: the checkpoint is quantized already (quant_method {method})",
-        where=line_of(folder / CONFIG, "quantization_config"),
-        hint="use the unquantized checkpoint and choose quantization=int8 or int4",
     )

@@ -12,6 +12,13 @@ from qeffbuild.spec.types import BuildSpec
 
 def fit(spec: BuildSpec, facts: Facts) -> None:
     """Refuse a context, devices or pipeline stages that the model does not have room for."""
+    if spec.quantization.mxfp6_matmul and facts.encodings:
+        method = facts.config["quantization_config"]["quant_method"]
+        raise SpecError(
+            "spec.conflict",
+            f"quantization.mxfp6_matmul: the checkpoint is quantized already ({method})",
+            hint="leave it out, or use the unquantized checkpoint",
+        )
     group = spec.device_group
     fit_values(
         facts,

@@ -42,7 +42,7 @@ def compare(folder: Path, facts: Facts, *, trust_remote_code: bool = False) -> D
             raise ModelError("model.config", f"config.json: {found:.200}", where=str(folder)) from problem
     renaming: Any = get_model_conversion_mapping(model, None, None)
     loading = LoadStateDictConfig(device_map={"": nowhere}, ignore_mismatched_sizes=True, weight_mapping=renaming)
-    state = {name: _empty(torch, tensor) for name, tensor in facts.tensors.items()}
+    state = {name: _empty(torch, tensor) for name, tensor in facts.plain_tensors.items()}
     found, _ = convert_and_load_state_dict_in_model(model, state, loading, None)
     model.tie_weights(missing_keys=found.missing_keys, recompute_mapping=False)
     model._adjust_missing_and_unexpected_keys(found)

@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from qeffbuild.graph.blocks import Blocks
 
 BITS = 4
+CHOICES = (4,)
 BLOCK_SIZE = 32
+CALIBRATED = False
 
 
 def quantize(weight: np.ndarray, *, bits: int = BITS, block_size: int = BLOCK_SIZE, symmetric: bool = True) -> Blocks:

@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from qeffbuild.graph.blocks import Blocks
 
 BITS = 8
+CHOICES = (8,)
 BLOCK_SIZE = 128
+CALIBRATED = False
 
 
 def quantize(weight: np.ndarray, *, bits: int = BITS, block_size: int = BLOCK_SIZE, symmetric: bool = True) -> Blocks:

@@ -85,7 +85,7 @@ def variants(said: Document, look: Look) -> str:
 
 
 # Of all the figures that a variant may have, those by which one chooses.
-FIGURES = ("ttft_s", "prefill_tokens_per_s", "decode_tokens_per_s", "perplexity", "token_agreement")
+FIGURES = ("ttft_s", "prefill_tokens_per_s", "decode_tokens_per_s", "perplexity", "token_agreement", "kl")
 
 
 def _unique(steps: Sequence[Document]) -> str:
@@ -131,6 +131,7 @@ def evaluation(said: Document, look: Look) -> str:
         "perplexity": "perplexity",
         "reference_perplexity": "perplexity of PyTorch",
         "token_agreement": "agreement with PyTorch",
+        "kl": "KL against PyTorch",
         "tokens": "tokens scored",
     }
     rows = [[words[name], figure_of(said[name], 5)] for name in words if said.get(name) is not None]

@@ -14,9 +14,10 @@ from qeffbuild.errors import AbsentError, SpecError
 from qeffbuild.spec import checks
 from qeffbuild.spec.keys import GROUPS, Key, keys_of, root_keys
 from qeffbuild.spec.text import nearest, shown, unwelcome
-from qeffbuild.spec.types import BackendSpec, BuildSpec, ModelSpec
+from qeffbuild.spec.types import BackendSpec, BuildSpec, ModelSpec, QuantizationSpec
 
 PACKAGED = "package:"  # model.path=package:models/demo lies in this package, wherever it is installed
+_OWN = ("model", "quantization")  # groups with paths of files that come with the package
 _PROSE = ("prompts", "model.example_prompts")
 
 
@@ -34,7 +35,8 @@ def from_config(values: Mapping[str, Any], *, origins: Mapping[str, str] = Mappi
         model=_located(model),
         backend=_backend(door, values.get("backend", {})),
         adapters=door.texts("adapters", values.get("adapters") or {}),
-        **{group: door.record(group, cls, values.get(group, {})) for group, cls in GROUPS.items() if group != "model"},
+        quantization=_calibrated(door.record("quantization", QuantizationSpec, values.get("quantization", {}))),
+        **{name: door.record(name, cls, values.get(name, {})) for name, cls in GROUPS.items() if name not in _OWN},
         **{name: door.value(name, key, values[name]) for name, key in root_keys().items() if name in values},
     )
     checks.check(spec, origins)
@@ -68,6 +70,11 @@ def _located(model: ModelSpec) -> ModelSpec:
     """The same model, its `package:` paths turned into real ones."""
     path, text = _unpacked("model.path", model.path), _unpacked("model.eval_file", model.eval_file)
     return replace(model, path=path, eval_file=text)
+
+
+def _calibrated(quantization: QuantizationSpec) -> QuantizationSpec:
+    text = _unpacked("quantization.calibration", quantization.calibration)
+    return replace(quantization, calibration=text or "")
 
 
 def _unpacked(key: str, path: str | None) -> str | None:

@@ -79,6 +79,17 @@ class QuantizationSpec:
     block_size: int | None = option(None, "weights that share one scale: 16, 32, 64, 128 or 256", low=16, high=256)
     symmetric: bool = option(True, "no zero points")
     keep: tuple[str, ...] = option((), "glob patterns of weights that stay unquantized, such as lm_head*")
+    calibration: str = option("package:models/demo/calibration.txt", "the text that awq and gptq calibrate on")
+    calibration_tokens: int = option(32768, "tokens of it, spread evenly over the text", low=2, high=1 << 24)
+    budget: float | None = option(
+        None,
+        "most KL against the exact model on the calibration text; weights get 8 bits until then",
+        low=0.0,
+        high=10.0,
+    )
+    kv_cache: Literal["float", "int8", "mxint8"] = option(
+        "float", "keys and values as that format would round them; int8 adds calibrated scales to the package"
+    )
     mxfp6_matmul: bool = option(False, "compiler: weights of matrix products in MXFP6")
     mxint8_kv_cache: bool = option(False, "compiler: keys and values in MXINT8")
 
@@ -230,4 +241,9 @@ class BuildSpec:
     audio: tuple[str, ...] = option((), "WAV files that `run` transcribes", one_or_many=True)
     out: str | None = option(None, "the folder that `emit` and reports write to")
     eval_file: str | None = option(None, "the text that `eval` measures perplexity on")
+    eval_protocol: Literal["strided", "windows"] = option(
+        "strided", "strided: each token once, with the most context; windows: whole ones, as QEfficient's script"
+    )
+    eval_stride: int | None = option(None, "tokens from one window of `eval` to the next; null: half of ctx_len", low=1)
+    eval_tokens: int | None = option(None, "tokens of the text that are looked at; null: all", low=2)
     runs: int = option(5, "timed runs of `bench`", low=1, high=10_000)

@@ -23,10 +23,13 @@ def build(
     attention: str = "auto",
     quantization: dict[str, Any] | None = None,
     prefill: bool = False,
+    calibration: Path | None = None,
 ) -> Package:
     """The steps behind the export, in a row; with `prefill`, the form for prompts, too."""
     graph, inputs, leaves = decoder.exported, {"model": decoder.fetched}, {"model": decoder.checkpoint}
     roles = {**inputs, "exported": decoder.exported}
+    if calibration is not None:
+        leaves["calibration"] = calibration
     if quantization:
         out = folder / "quantize"
         out.mkdir(parents=True)

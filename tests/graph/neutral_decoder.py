@@ -13,6 +13,7 @@ import onnx_ir as ir
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from qeffbuild.graph.emit import Emitter
 from qeffbuild.graph.files import save_graph
@@ -148,7 +149,9 @@ def _write_texts(checkpoint: Path) -> None:
     config |= {"n_positions": POSITIONS, "eos_token_id": EOS}
     (checkpoint / "config.json").write_text(json.dumps(config))
     words = {f"w{place}": place for place in range(VOCABULARY)}
-    Tokenizer(WordLevel(words, unk_token="w0")).save(str(checkpoint / "tokenizer.json"))
+    tokenizer = Tokenizer(WordLevel(words, unk_token="w0"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    tokenizer.save(str(checkpoint / "tokenizer.json"))
     (checkpoint / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
 
 

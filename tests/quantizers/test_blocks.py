@@ -79,7 +79,9 @@ def test_zeros_stay_exactly_zero(method: str) -> None:
 
 
 def test_methods_are_the_files_of_the_shelf() -> None:
-    assert quantizers.names() == ("int4", "int8")
+    assert quantizers.names() == (
+        "awq", "dynamic", "fp8", "gptq", "hqq", "int4", "int8", "mxfp4", "mxfp6_emulated", "mxint8",
+    )  # fmt: skip
 
 
 def test_an_unknown_method_is_refused_with_a_suggestion() -> None:

@@ -121,15 +121,29 @@ def quantized_with(tmp_path: Path, add: Callable[[Emitter, ir.Graph], ir.Value])
     return json.loads((out / "quantize.json").read_text())
 
 
-def test_weights_of_experts_stay_as_they_are_and_say_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rows", ["shared", "own"])
+def test_weights_of_experts_are_quantized_one_by_one(tmp_path: Path, rows: str) -> None:
+    """Two experts: c_out of both layers in one stack, each with rows of its own or all with the same."""
+
     def experts(emit: Emitter, graph: ir.Graph) -> ir.Value:
-        stacked = emit("Unsqueeze", graph.initializers["h.0.c_out.weight"], [0])
-        x = emit("Unsqueeze", emit("ReduceSum", graph.outputs[0], [2], keepdims=1), [0])
-        return emit("MatMul", x, emit("Slice", stacked, [0], [1], [1]))
+        names = ("h.0.c_out.weight", "h.1.c_out.weight")
+        stack = emit("Concat", *(emit("Unsqueeze", graph.initializers[name], [0]) for name in names), axis=0)
+        tokens = np.random.default_rng(0).standard_normal((1 if rows == "shared" else 2, 3, 80)).astype(np.float32)
+        zero = emit("Mul", emit("ReduceMax", emit("Cast", graph.inputs[0], to=1), keepdims=0), np.float32(0))
+        x = emit("Add", tokens, zero)  # no constant: it comes from the inputs
+        x.shape, x.type = ir.Shape(tokens.shape), ir.TensorType(ir.DataType.FLOAT)
+        return emit("MatMul", x, emit("Transpose", stack, perm=[0, 2, 1]))
 
     said = quantized_with(tmp_path, experts)
 
-    assert said["kept"] == {"h.0.c_out.weight": "3 axes: only plain matrices are quantized"}
+    graph = load_graph(tmp_path / "quantize/graph.onnx").graph
+    assert said["kept"] == {}
+    assert said["quantized"]["h.0.c_out.weight"] == [48, 80]
+    last = graph.outputs[-1].producer()
+    assert last.op_type == "Concat"
+    assert [value.producer().op_type for value in last.inputs] == ["MatMulNBits", "MatMulNBits"]
+    inputs = [value.producer().inputs[0].producer().op_type for value in last.inputs]
+    assert inputs == (["Add"] * 2 if rows == "shared" else ["Split"] * 2)
 
 
 def test_a_router_stays_as_it_is_and_says_so(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_a_bad_word_is_refused_by_its_kind(refusal, word, kind):
         ("+specialization.ctx_len=1", "write specialization.ctx_len=1"),
         ("+model=gpt2", "write model=gpt2"),
         ("model=gtp2", "did you mean model=gpt2?"),
-        ("quantization=nosuch", "choices: int4, int8, mxfp6, none"),
+        ("quantization=nosuch", "choices: auto, awq, dynamic, "),
         ("out=${model.nam}", "did you mean ${model.name}?"),
     ],
 )

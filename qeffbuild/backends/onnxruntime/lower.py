@@ -15,6 +15,7 @@ from qeffbuild.backends.onnxruntime.norms import fuse_norms
 from qeffbuild.backends.onnxruntime.packing import absorb_biases, drop_detours, drop_flattening, pack_attention
 from qeffbuild.executor.work import Work
 from qeffbuild.graph.files import load_graph, save_graph
+from qeffbuild.graph.held import hold_blocks
 from qeffbuild.graph.ops import SCATTER, lower_portable, readers, symbolic
 from qeffbuild.graph.tied import share_tied_head
 from qeffbuild.graphs import members
@@ -33,6 +34,7 @@ def run(work: Work) -> None:
 def lower(model: ir.Model, signature: IoSignature, *, attention: str) -> dict[str, Any]:
     """Rewrites `model`; what was chosen and why."""
     InlinePass()(model)
+    held = hold_blocks(model.graph)
     in_place = states_written_in_place(model.graph, signature)
     tied = share_tied_head(model.graph)
     fused: dict[str, Any] = {"fused": {}, "left_portable": {}}
@@ -52,6 +54,7 @@ def lower(model: ir.Model, signature: IoSignature, *, attention: str) -> dict[st
         "in_place": in_place,
         "rows_apart": bool(fused["fused"]),
         "tied_head": tied,
+        "encoded": held,
     }
 
 

@@ -13,8 +13,6 @@ from qeffbuild.spec.types import BuildSpec, option
 Attention = Literal["auto", "portable"]
 Profile = Literal["fast", "accurate", "small"]
 
-BLOCK_SIZES = (16, 32, 64, 128, 256)  # what MatMulNBits takes
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
@@ -36,7 +34,7 @@ def check(spec: BuildSpec) -> None:
     for refused, key, why, hint in _conflicts(spec):
         if refused:
             raise SpecError("spec.conflict", f"{key}: {why}", hint=hint)
-    _check_quantization(spec)
+    quantizers.check(spec.quantization)
 
 
 def _conflicts(spec: BuildSpec) -> Iterator[tuple[bool, str, str, str]]:
@@ -94,22 +92,3 @@ def _conflicts(spec: BuildSpec) -> Iterator[tuple[bool, str, str, str]]:
         f"{spec.model.dtype}, but onnxruntime computes in float32 on a processor",
         "leave it out: a checkpoint in another dtype is converted once, while packaging",
     )
-
-
-def _check_quantization(spec: BuildSpec) -> None:
-    asked = spec.quantization
-    if asked.method == "none":
-        return
-    bits = quantizers.bits_of(asked.method)
-    if asked.bits not in (None, bits):
-        raise SpecError(
-            "spec.conflict",
-            f"quantization.bits: {asked.bits}, but method {asked.method} has {bits}",
-            hint="leave quantization.bits out",
-        )
-    if asked.block_size is not None and asked.block_size not in BLOCK_SIZES:
-        raise SpecError(
-            "spec.conflict",
-            f"quantization.block_size: {asked.block_size} is not one of {', '.join(map(str, BLOCK_SIZES))}",
-            hint="use quantization.block_size=32 for accuracy, 128 for speed",
-        )

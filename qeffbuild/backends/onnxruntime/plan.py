@@ -8,7 +8,7 @@ from typing import Any
 from qeffbuild import quantizers
 from qeffbuild.plan.resolve import model_leaves
 from qeffbuild.plan.types import Step
-from qeffbuild.spec.types import BuildSpec, QuantizationSpec
+from qeffbuild.spec.types import BuildSpec
 
 _SESSION = "qeffbuild.backends.onnxruntime.session"  # packaging ends with a run in it
 _FAST_BLOCKS = 128
@@ -18,11 +18,10 @@ _GRAPH_TOOLS = ("ml-dtypes", "numpy", "onnx", "onnx-ir")
 def steps(spec: BuildSpec, graph: str) -> tuple[Step, ...]:
     """`graph` is the step that gives the neutral graph. Quantize, lower, package; the form for prompts besides."""
     spec = _with_blocks(spec)
-    quantized = spec.quantization.method != "none"
-    quantize = (_quantize(spec, graph),) if quantized else ()
-    lower = _lower(spec, "lower", "quantize" if quantized else graph)
-    package = _package(spec, graph, quantized)
-    if not quantized or spec.backend.options.profile != "fast":
+    quantize = quantizers.steps(spec, graph, runner="onnxruntime")
+    lower = _lower(spec, "lower", quantize[-1].name if quantize else graph)
+    package = _package(spec, graph, bool(quantize))
+    if spec.backend.options.profile != "fast" or not quantizers.makes_blocks(spec.quantization):
         return (*quantize, lower, package)
     inputs = {**package.inputs, "prefill": "lower[prefill]", "rowwise": "quantize[prefill]"}
     prefill = (_rowwise(spec, graph), _lower(spec, "lower[prefill]", "quantize[prefill]"))
@@ -32,7 +31,7 @@ def steps(spec: BuildSpec, graph: str) -> tuple[Step, ...]:
 def _with_blocks(spec: BuildSpec) -> BuildSpec:
     """Larger blocks, which decode faster and are smaller, unless accuracy or the user has said otherwise."""
     asked = spec.quantization
-    if spec.backend.options.profile == "accurate" or asked.method == "none" or asked.block_size is not None:
+    if spec.backend.options.profile == "accurate" or not quantizers.makes_blocks(asked) or asked.block_size is not None:
         return spec
     return replace(spec, quantization=replace(asked, block_size=_FAST_BLOCKS))
 
@@ -46,20 +45,6 @@ def _rowwise(spec: BuildSpec, graph: str) -> Step:
         inputs={"graph": graph, "model": "fetch"},
         leaves=model_leaves(spec.model),
         code=("qeffbuild.graph", "qeffbuild.graphs", "qeffbuild.signature"),
-        tools=_GRAPH_TOOLS,
-    )
-
-
-def _quantize(spec: BuildSpec, graph: str) -> Step:
-    params = quantization_params(spec.quantization)
-    return Step(
-        name="quantize",
-        action="qeffbuild.actions.quantize",
-        params=params,
-        reads={name: f"quantization.{name}" for name in params},
-        inputs={"graph": graph, "model": "fetch"},
-        leaves=model_leaves(spec.model),
-        code=("qeffbuild.graph", "qeffbuild.quantizers", "qeffbuild.graphs", "qeffbuild.signature"),
         tools=_GRAPH_TOOLS,
     )
 
@@ -82,7 +67,7 @@ def _package(spec: BuildSpec, graph: str, quantized: bool) -> Step:
         "backend": "onnxruntime",
         "session": _SESSION,
         "allow_nonfinite": spec.model.allow_nonfinite,
-        "quantization": quantization_params(spec.quantization) if quantized else {"method": "none"},
+        "quantization": quantizers.params(spec.quantization) if quantized else {"method": "none"},
         "specialization": shapes,
     }
     return Step(
@@ -113,17 +98,6 @@ def _package(spec: BuildSpec, graph: str, quantized: bool) -> Step:
         ),
         tools=(*_GRAPH_TOOLS, "tokenizers", "transformers"),
     )
-
-
-def quantization_params(asked: QuantizationSpec) -> dict[str, Any]:
-    """What of the quantization changes weights, with the method's own defaults filled in."""
-    return {
-        "method": asked.method,
-        "bits": quantizers.bits_of(asked.method),
-        "block_size": asked.block_size or quantizers.block_size_of(asked.method),
-        "symmetric": asked.symmetric,
-        "keep": list(asked.keep),
-    }
 
 
 def _plain(value: Any) -> Any:
