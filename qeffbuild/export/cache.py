@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers.cache_utils import Cache, CacheLayerMixin, DummyLayer, DynamicCache
+from transformers.cache_utils import (
+    Cache,
+    CacheLayerMixin,
+    DummyLayer,
+    DynamicCache,
+    LinearAttentionCacheLayerMixin,
+    LinearAttentionLayer,
+)
 
 from qeffbuild.export.ops import ctx_scatter
 from qeffbuild.export.states import CacheForm, StateSpec
@@ -15,7 +22,7 @@ from qeffbuild.export.states import CacheForm, StateSpec
 class RetainedLayer(CacheLayerMixin):
     """One layer's buffers. Windows and chunks are the mask's business: every layer keeps all of the context."""
 
-    keys: torch.Tensor
+    keys: Any  # None in a layer that keeps other states only
     values: torch.Tensor
     is_compileable = True
     supports_early_init = False
@@ -55,6 +62,13 @@ class RetainedLayer(CacheLayerMixin):
         return self.keys.shape[2]
 
 
+class RecurrentLayer(RetainedLayer, LinearAttentionLayer):
+    """A layer whose module carries states from token to token, and that may keep keys and values as well."""
+
+    def lazy_initialization(self, *args: Any, **kwargs: Any) -> None:
+        """The states are there from the start."""
+
+
 class RetainedCache(Cache):
     """The model's cache during a trace. `position_ids` are read back by the mask as the offset of each query."""
 
@@ -69,7 +83,9 @@ class RetainedCache(Cache):
 
     def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
         chosen = [self.layers[layer_idx], *self.layers]
-        return next(layer for layer in chosen if isinstance(layer, RetainedLayer)).get_mask_sizes(query_length)
+        keeping = (layer for layer in chosen if isinstance(layer, RetainedLayer) and layer.keys is not None)
+        layer = next(keeping, None)
+        return (query_length, 0) if layer is None else layer.get_mask_sizes(query_length)
 
 
 def retained_cache(
@@ -84,12 +100,12 @@ def retained_cache(
     cache.past_len = position_ids[0, 0].clamp(min=0) if past_len is None else past_len
     cache.layers = [_layer_like(layer, cache) for layer in form.layers]
     for spec, tensor in zip(form.states, states, strict=True):
-        setattr(cache.layers[spec.layer], spec.attribute, tensor)
+        spec.write(cache.layers, tensor)
     return cache
 
 
 def flat_states(cache: RetainedCache, specs: Sequence[StateSpec]) -> tuple[torch.Tensor, ...]:
-    return tuple(getattr(cache.layers[spec.layer], spec.attribute) for spec in specs)
+    return tuple(spec.read(cache.layers) for spec in specs)
 
 
 def _class_like(cache_class: type[Cache]) -> Any:
@@ -105,4 +121,14 @@ def _class_like(cache_class: type[Cache]) -> Any:
 def _layer_like(layer: Any, cache: RetainedCache) -> Any:
     if isinstance(layer, DummyLayer):
         return DummyLayer()
-    return RetainedLayer(cache, is_sliding=bool(getattr(layer, "is_sliding", False)))
+    is_sliding = bool(getattr(layer, "is_sliding", False))
+    if not isinstance(layer, LinearAttentionCacheLayerMixin):
+        return RetainedLayer(cache, is_sliding=is_sliding)
+    made = RecurrentLayer.__new__(RecurrentLayer)
+    LinearAttentionCacheLayerMixin.__init__(made, layer.number_of_states)
+    RetainedLayer.__init__(made, cache, is_sliding=is_sliding)
+    made.keys = None
+    for name in ("is_conv_states_initialized", "is_recurrent_states_initialized", "conv_kernel_size"):
+        setattr(made, name, dict(getattr(layer, name)))
+    made.has_previous_state = dict.fromkeys(range(layer.number_of_states), True)
+    return made

@@ -10,9 +10,11 @@ import torch
 from torch import nn
 
 from qeffbuild.export.cache import flat_states, retained_cache
+from qeffbuild.export.loops import token_by_token
+from qeffbuild.export.ops import ctx_scatter
 from qeffbuild.export.positions import padding_offset, true_positions
 from qeffbuild.export.recipes import Recipe
-from qeffbuild.export.states import CacheForm, accepts
+from qeffbuild.export.states import CacheForm, accepts, cache_name
 
 INPUTS = ("input_ids", "position_ids", "logits_index")
 
@@ -34,17 +36,21 @@ class Decoder(nn.Module):
         logits_index: torch.Tensor,
         states: Sequence[torch.Tensor],
     ) -> tuple[torch.Tensor, ...]:
+        torch._check(position_ids.shape[1] == input_ids.shape[1])
         ctx_len = self._one_symbol_each(input_ids, states)
+        if self.recipe.recompute:
+            return self._all_again(input_ids, position_ids, logits_index, states[0])
         cache = retained_cache(self.form, states, position_ids, self.recipe.past_len)
         # A padded token still needs some valid position; what it computes is read by nobody.
         positions = position_ids.clamp(min=0) + self.offset
-        arguments: dict[str, Any] = {"past_key_values": cache, "use_cache": True}
+        arguments: dict[str, Any] = {cache_name(self.model): cache, "use_cache": True}
         if accepts(self.model, "position_ids"):
             arguments["position_ids"] = positions
-        if self.recipe.explicit_mask:
+        if self.recipe.explicit_mask and ctx_len is not None:
             filled = torch.arange(ctx_len)[None] <= position_ids.amax(dim=1, keepdim=True)
             arguments["attention_mask"] = filled.long()
-        with true_positions(self.model, positions), self._chosen_rows(logits_index) as chosen:
+        looping = token_by_token(self.model, self.form, cache)
+        with true_positions(self.model, positions), looping, self._chosen_rows(logits_index) as chosen:
             logits = self.model(input_ids=input_ids, **arguments).logits
         if not chosen:
             logits = _gather(logits, logits_index)
@@ -52,10 +58,23 @@ class Decoder(nn.Module):
             logits = logits.float()
         return (logits, *flat_states(cache, self.form.states))
 
-    def _one_symbol_each(self, input_ids: torch.Tensor, states: Sequence[torch.Tensor]) -> int:
+    def _all_again(
+        self, input_ids: torch.Tensor, position_ids: torch.Tensor, logits_index: torch.Tensor, text: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        """No token depends on those behind it, so what is not written yet may be anything."""
+        text = ctx_scatter(text, position_ids, input_ids[:, :, None])
+        places = torch.gather(position_ids.clamp(min=0), 1, logits_index)
+        with self._chosen_rows(places) as chosen:
+            logits = self.model(input_ids=text[:, :, 0], **without_cache(self.model)).logits
+        if not chosen:
+            logits = _gather(logits, places)
+        return logits, text
+
+    def _one_symbol_each(self, input_ids: torch.Tensor, states: Sequence[torch.Tensor]) -> int | None:
         """Tell the trace that all states share one batch size and one context length, and return the latter."""
         specs = self.form.states
-        ctx_len = next(t.shape[s.ctx_axis] for t, s in zip(states, specs, strict=True) if s.ctx_axis is not None)
+        sizes = (t.shape[s.ctx_axis] for t, s in zip(states, specs, strict=True) if s.ctx_axis is not None)
+        ctx_len = next(sizes, None)
         for tensor, spec in zip(states, specs, strict=True):
             torch._check(tensor.shape[spec.batch_axis] == input_ids.shape[0])
             if spec.ctx_axis is not None:
@@ -72,6 +91,8 @@ class Decoder(nn.Module):
         head = self.model.get_output_embeddings()
 
         def choose(module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+            if args[0].dim() != 3:  # several streams at once: the rows are chosen behind the head
+                return args
             done.append(True)
             return (_gather(args[0], logits_index), *args[1:])
 
@@ -81,6 +102,10 @@ class Decoder(nn.Module):
         finally:
             if hook is not None:
                 hook.remove()
+
+
+def without_cache(model: nn.Module) -> dict[str, bool]:
+    return {"use_cache": False} if accepts(model, "use_cache") else {}
 
 
 def _gather(rows: torch.Tensor, index: torch.Tensor) -> torch.Tensor:

@@ -22,7 +22,7 @@ from qeffbuild.export.finish import finish
 from qeffbuild.export.interfaces import AttentionChoice, interfaces, use
 from qeffbuild.export.recipes import RECIPES, Recipe
 from qeffbuild.export.rotary import chosen_tables
-from qeffbuild.export.states import CacheForm, StateSpec, probe
+from qeffbuild.export.states import CacheForm, NoStates, StateSpec, probe, text_kept
 from qeffbuild.export.tidy import tidy
 from qeffbuild.export.trace import trace
 from qeffbuild.signature import IoSignature, Tensor
@@ -56,8 +56,15 @@ class _Small:
     """The small model of the self-check, what its cache is made of, and what it should say."""
 
     model: Any
-    form: CacheForm
+    form: CacheForm | NoStates
     expected: list[torch.Tensor]
+
+    def form_for(self, recipe: Recipe) -> CacheForm:
+        if recipe.recompute:
+            return text_kept()
+        if isinstance(self.form, NoStates):
+            raise self.form
+        return self.form
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +96,7 @@ def export(facts: Mapping[str, Any], out: Path, *, dtype: str = "float32", progr
     rejected: list[tuple[str, str]] = []
     for recipe in RECIPES:
         try:
-            choice, error = selfcheck.check(small.model, small.form, recipe, small.expected)
+            choice, error = selfcheck.check(small.model, small.form_for(recipe), recipe, small.expected)
             progress(0.3, f"tracing: {recipe.name}")
             graph = _graph(config, weights.stored_tensors(facts), recipe, choice, getattr(torch, dtype))
         except QeffBuildError:
@@ -110,21 +117,31 @@ def export(facts: Mapping[str, Any], out: Path, *, dtype: str = "float32", progr
 
 
 def _small(said: Mapping[str, Any], config: Any) -> _Small:
+    problems = []
+    for candidate in shrink.candidates(said, config):
+        try:
+            shrunken = skeleton.configuration(candidate)
+            if skeleton.number_of_parameters(shrunken) > shrink.MOST_PARAMETERS:
+                raise ValueError("it cannot be made small enough")
+            model = skeleton.small_model(shrunken)
+            return _Small(model=model, expected=selfcheck.reference(model), form=_form(model))
+        except QeffBuildError:
+            raise
+        except Exception as reason:
+            log.debug("no small model", exc_info=True)
+            problems.append(reason)
+    raise ModelError(
+        "model.unsupported",
+        f"{said['model_type']}: no small model of this kind can be built to check against: {_explain(problems[0])}",
+        hint="the export trusts no trace that it could not compare with PyTorch",
+    ) from problems[0]
+
+
+def _form(model: Any) -> CacheForm | NoStates:
     try:
-        shrunken = skeleton.configuration(shrink.small(said, config))
-        if skeleton.number_of_parameters(shrunken) > shrink.MOST_PARAMETERS:
-            raise ValueError("it cannot be made small enough")
-        model = skeleton.small_model(shrunken)
-        expected = selfcheck.reference(model)
-        return _Small(model=model, form=probe(model), expected=expected)
-    except QeffBuildError:
-        raise
-    except Exception as reason:
-        raise ModelError(
-            "model.unsupported",
-            f"{said['model_type']}: no small model of this kind can be built to check against: {_explain(reason)}",
-            hint="the export trusts no trace that it could not compare with PyTorch",
-        ) from reason
+        return probe(model)
+    except NoStates as reason:
+        return reason
 
 
 def _graph(
@@ -182,11 +199,15 @@ def _attempt(
         model=made,
         states=states,
         model_class=type(model).__name__,
-        layers=alike.count if alike else len(form.layers),
-        layers_traced=alike.traced if alike else len(form.layers),
+        layers=alike.count if alike else _layers(config, form),
+        layers_traced=alike.traced if alike else _layers(config, form),
         all_layers_because=None,
         decomposed_because=reason,
     )
+
+
+def _layers(config: Any, form: CacheForm) -> int:
+    return len(form.layers) or config.get_text_config(decoder=True).num_hidden_layers
 
 
 def _trace(
@@ -195,7 +216,7 @@ def _trace(
     """The graph, tidied; by decompositions only where it is not to be had without them, and then why."""
     use(model, "eager")
     with mode, interfaces(choice), chosen_tables(model):
-        form = probe(model)
+        form = text_kept() if recipe.recompute else probe(model)
     decoder = Decoder(model, form, recipe)
     reason = None
     try:

@@ -12,6 +12,8 @@ class Recipe:
     `explicit_mask` hands in a two-dimensional attention mask, for models that derive positions or biases from it.
     `past_len` is a constant for models that use the past length only to slice something longer than needed.
     `offset_by_padding` is for position tables that begin after the padding index.
+    `recompute` keeps the text itself instead of keys and values, and computes all of it again at each step: slow, and
+    right for every causal model, whatever becomes of its cache.
     """
 
     name: str
@@ -19,6 +21,7 @@ class Recipe:
     explicit_mask: bool = False
     past_len: int | None = None
     offset_by_padding: bool = False
+    recompute: bool = False
 
 
 # "qeffbuild" is entered in transformers' tables by `interfaces`; "eager" is the model's own code with our masks.
@@ -31,4 +34,5 @@ RECIPES = (
     Recipe(name="own attention, explicit mask", attention="eager", explicit_mask=True),
     Recipe(name="attention interface, positions after padding", attention="qeffbuild", offset_by_padding=True),
     Recipe(name="own attention, positions after padding", attention="eager", offset_by_padding=True),
+    Recipe(name="tokens kept, all computed again", attention="eager", recompute=True),
 )

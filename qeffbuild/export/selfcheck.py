@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from qeffbuild.export.decoder import Decoder
+from qeffbuild.export.decoder import Decoder, without_cache
 from qeffbuild.export.interfaces import AttentionChoice, interfaces, use
 from qeffbuild.export.recipes import Recipe
 from qeffbuild.export.rotary import chosen_tables
@@ -29,7 +29,7 @@ class Disagreement(Exception):
 @torch.no_grad()
 def reference(model: nn.Module) -> list[torch.Tensor]:
     """What the model itself says at each position of each row, all tokens at once and without a cache."""
-    return [model(input_ids=row[None], use_cache=False).logits[0] for row in _rows()]
+    return [model(input_ids=row[None], **without_cache(model)).logits[0] for row in _rows()]
 
 
 @torch.no_grad()
@@ -57,6 +57,8 @@ def _rows() -> list[torch.Tensor]:
 
 def _measure(decoder: Decoder) -> None:
     """One plain prefill without padding, in which both forms of attention are computed and compared."""
+    if decoder.recipe.recompute:
+        return
     tokens = _rows()[0][: PROMPTS[0]].repeat(2, 1)
     positions = torch.arange(PROMPTS[0]).repeat(2, 1)
     decoder(tokens, positions, positions, [spec.zeros(2, CTX_LEN) for spec in decoder.form.states])

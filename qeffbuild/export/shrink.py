@@ -7,14 +7,16 @@ get wrong depends on it, while what is made smaller only repeats.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import inspect
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 HEADS, KV_HEADS, EXPERTS, WORDS, WIDTH, WINDOW = 4, 2, 4, 256, 64, 8
 MOST_PARAMETERS = 60_000_000
 
 # Each family has its own words for the same size; transformers maps some of them onto one another, not all.
-LAYER_NAMES = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_blocks")
+LAYER_NAMES = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_blocks", "num_decoder_layers")
 HEAD_NAMES = ("num_attention_heads", "n_head", "n_heads", "num_heads")
 KV_HEAD_NAMES = ("num_key_value_heads", "num_kv_heads", "n_kv_heads", "multi_query_group_num")
 HIDDEN_NAMES = ("hidden_size", "n_embd", "d_model", "dim")
@@ -30,7 +32,21 @@ INNER_NAMES = (
 EXPERT_NAMES = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 CHOSEN_NAMES = ("num_experts_per_tok", "moe_topk", "moe_k", "num_experts_per_token", "experts_per_token")
 WINDOW_NAMES = ("sliding_window", "attention_chunk_size", "local_attention")
+# Of state-space layers: heads, width of a head, inner width as a multiple of the hidden size or by itself, groups.
+INNER_HEAD_NAMES = ("mamba_n_heads", "n_mamba_heads", "mamba_num_heads", "num_heads")
+INNER_WIDTH_NAMES = ("mamba_d_head", "mamba_headdim", "mamba_head_dim", "head_dim")
+EXPAND_NAMES = ("mamba_expand", "expand")
+GROUP_NAMES = ("mamba_n_groups", "mamba_ngroups", "n_groups")
 TOKEN_NAMES = ("pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "unk_token_id", "mask_token_id")
+
+
+def candidates(said: Mapping[str, Any], full: Any) -> Iterator[dict[str, Any]]:
+    """The smallest first; then, for families whose sizes hang together in other ways, what is changed less."""
+    yield small(said, full)
+    fewer = copy.deepcopy(dict(said))
+    _fewer_layers(fewer, full)
+    yield fewer
+    yield dict(said)
 
 
 def small(said: Mapping[str, Any], full: Any) -> dict[str, Any]:
@@ -38,6 +54,8 @@ def small(said: Mapping[str, Any], full: Any) -> dict[str, Any]:
     config = copy.deepcopy(dict(said))
     _fewer_layers(config, full)
     _fewer_heads(config, full)
+    _fewer_inner_heads(config, full)
+    _one_answer(config, full)
     for name in INNER_NAMES:
         _at_most(config, full, name, WIDTH)
     for name in EXPERT_NAMES:
@@ -56,9 +74,14 @@ def _size(full: Any, names: tuple[str, ...]) -> tuple[str, int] | None:
     """The first of the names that this configuration uses, and its value."""
     for name in names:
         value = getattr(full, name, None)
-        if isinstance(value, int) and not isinstance(value, bool):
+        # A property is worked out from the sizes that the family has in its place.
+        if isinstance(value, int) and not isinstance(value, bool) and not _is_property(full, name):
             return name, value
     return None
+
+
+def _is_property(full: Any, name: str) -> bool:
+    return isinstance(inspect.getattr_static(type(full), name, None), property)
 
 
 def _at_most(config: dict[str, Any], full: Any, name: str, most: int) -> None:
@@ -108,3 +131,33 @@ def _fewer_heads(config: dict[str, Any], full: Any) -> None:
         config[hidden_name] = min(width, WIDTH * 2)
         return
     config[hidden_name] = width // count * config[head_name]
+
+
+def _fewer_inner_heads(config: dict[str, Any], full: Any) -> None:
+    """As many heads of a state-space layer as its inner width has room for, now that it is smaller."""
+    hidden, expand = _size(full, HIDDEN_NAMES), _size(full, EXPAND_NAMES)
+    heads, width = _size(full, INNER_HEAD_NAMES), _size(full, INNER_WIDTH_NAMES)
+    if hidden is None or expand is None or heads is None or width is None:
+        return
+    (hidden_name, before), (head_name, count) = hidden, heads
+    inner = expand[1] * config.get(hidden_name, before)
+    if expand[1] * before != count * width[1] or inner % width[1]:
+        return  # they do not hang together in this family
+    config[head_name] = inner // width[1]
+    groups = _size(full, GROUP_NAMES)
+    if groups is not None:
+        config[groups[0]] = math.gcd(groups[1], config[head_name])
+    if isinstance(getattr(full, "mamba_d_ssm", None), int):
+        config["mamba_d_ssm"] = inner
+
+
+def _one_answer(config: dict[str, Any], full: Any) -> None:
+    """What PyTorch itself computes differently with a cache and without stays out of the check.
+
+    A rotary table that stretches with the text does not turn the keys that are cached already, and state-space layers
+    clip small time steps in prefill, not in decode.
+    """
+    if isinstance(getattr(full, "time_step_min", None), float):
+        config["time_step_min"] = min(full.time_step_min, 1e-6)
+    if "dynamic" in str(getattr(full, "rope_parameters", None)):
+        config["max_position_embeddings"] = max(full.max_position_embeddings, 64)

@@ -30,7 +30,8 @@ def configuration(said: Mapping[str, Any]) -> Any:
             hint="upgrade transformers, or check model_type in config.json",
         )
     known = {key: value for key, value in said.items() if key not in ("quantization_config", "auto_map")}
-    return CONFIG_MAPPING[model_type].from_dict(known)
+    family = CONFIG_MAPPING[model_type]
+    return family.from_dict(family._decode_special_floats(known))  # JSON has no infinity
 
 
 def causal(config: Any, dtype: torch.dtype = torch.float32) -> Any:

@@ -5,18 +5,29 @@ Nothing is listed by hand: an axis that doubles with the batch is the batch, one
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any
 
 import torch
 from torch import nn
-from transformers.cache_utils import Cache, EncoderDecoderCache, LinearAttentionCacheLayerMixin
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from transformers.cache_utils import Cache, EncoderDecoderCache
 
 from qeffbuild.signature import State
 
-KINDS = {"keys": "key", "values": "value"}
+KINDS = {"keys": "key", "values": "value", "conv_states": "conv", "recurrent_states": "recurrent", "tokens": "token"}
+
+# How a model reaches the states that it carries from token to token: method of the cache -> attribute, place of layer.
+CARRIERS = {
+    "get_conv_state": ("conv_states", 0),
+    "get_recurrent_state": ("recurrent_states", 0),
+    "update_conv_state": ("conv_states", 1),
+    "update_recurrent_state": ("recurrent_states", 1),
+}
 
 
 class NoStates(Exception):
@@ -25,10 +36,14 @@ class NoStates(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateSpec:
-    """One tensor of the cache. `shape` is that of one row; `ctx_axis` is None for a state that is replaced whole."""
+    """One tensor of the cache. `shape` is that of one row; `ctx_axis` is None for a state that is replaced whole.
+
+    `index` is its key where a layer keeps several under one name, else None.
+    """
 
     layer: int
     attribute: str
+    index: int | None = None
     shape: tuple[int, ...]
     dtype: torch.dtype
     batch_axis: int
@@ -41,7 +56,17 @@ class StateSpec:
 
     @property
     def name(self) -> str:
-        return f"past_{self.kind}.{self.layer}"
+        return f"past_{self.kind}{self.index or ''}.{self.layer}"
+
+    def read(self, layers: Sequence[Any]) -> torch.Tensor:
+        held = getattr(layers[self.layer], self.attribute)
+        return held if self.index is None else held[self.index]
+
+    def write(self, layers: Sequence[Any], tensor: torch.Tensor) -> None:
+        if self.index is None:
+            setattr(layers[self.layer], self.attribute, tensor)
+        else:
+            getattr(layers[self.layer], self.attribute)[self.index] = tensor
 
     @property
     def output(self) -> str:
@@ -76,12 +101,34 @@ class StateSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Loop:
+    """A module, by its path, that carries `states` from token to token."""
+
+    path: str
+    states: tuple[StateSpec, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CacheForm:
     """What the model's cache is made of: its class, its layers as the model left them, and their tensors."""
 
     cache_class: type[Cache]
     layers: tuple[Any, ...]
     states: tuple[StateSpec, ...]
+    loops: tuple[Loop, ...] = ()
+
+
+def text_kept() -> CacheForm:
+    """The form for a model whose cache is of no use: all that is kept is the text, [batch, context, 1]."""
+    tokens = StateSpec(
+        layer=0, attribute="tokens", shape=(1, 1, 1), dtype=torch.long, batch_axis=0, ctx_axis=1, window=None
+    )
+    return CacheForm(cache_class=Cache, layers=(), states=(tokens,))
+
+
+def cache_name(model: nn.Module) -> str:
+    """Models whose whole past is a recurrent state call their cache so."""
+    return "past_key_values" if accepts(model, "past_key_values") else "cache_params"
 
 
 def accepts(module: nn.Module, name: str) -> bool:
@@ -91,18 +138,69 @@ def accepts(module: nn.Module, name: str) -> bool:
 @torch.no_grad()
 def probe(model: nn.Module) -> CacheForm:
     """Run the model at (batch, tokens) = (1, 3) and (2, 5) and compare the caches that come back."""
-    base, grown = _cache_after(model, 1, 3), _cache_after(model, 2, 5)
+    with watched(model) as users:
+        base = _cache_after(model, 1, 3)
+    grown = _cache_after(model, 2, 5)
     states = []
     for index, layer in enumerate(base.layers):
-        if isinstance(layer, LinearAttentionCacheLayerMixin):
-            raise NoStates(f"layer {index} keeps a recurrent state ({type(layer).__name__})")
-        for name, tensor in _tensors(layer):
-            spec = _compare(index, name, tensor, getattr(grown.layers[index], name))
+        for name, key, tensor in _tensors(layer):
+            other = getattr(grown.layers[index], name)
+            spec = _compare(index, name, tensor, other if key is None else other[key])
             if spec is not None:
-                states.append(replace(spec, window=_window(layer)))
+                states.append(replace(spec, index=key, window=_window(layer)))
     if not states:
         raise NoStates("the cache that the model returns holds no tensors")
-    return CacheForm(cache_class=type(base), layers=tuple(base.layers), states=tuple(states))
+    return CacheForm(
+        cache_class=type(base), layers=tuple(base.layers), states=tuple(states), loops=tuple(_loops(states, users))
+    )
+
+
+def _loops(states: Sequence[StateSpec], users: Mapping[tuple[str, int, int], str]) -> Iterator[Loop]:
+    """Each module with the states that it alone uses and that are replaced whole."""
+    by_path: dict[str, list[StateSpec]] = {}
+    for spec in states:
+        if spec.index is None:
+            continue
+        user = users.get((spec.attribute, spec.layer, spec.index))
+        if user is None:
+            raise NoStates(f"layer {spec.layer} of the cache keeps {spec.attribute} in a way of its own")
+        by_path.setdefault(user, []).append(spec)
+    yield from (Loop(path=path, states=tuple(specs)) for path, specs in by_path.items())
+
+
+@contextlib.contextmanager
+def watched(model: nn.Module) -> Iterator[dict[tuple[str, int, int], str]]:
+    """Inside the block: (attribute, layer, index) of a recurrent state -> the module that reads and writes it."""
+    names = {module: name for name, module in model.named_modules()}
+    running: list[str] = []
+    users: dict[tuple[str, int, int], str] = {}
+
+    def note(attribute: str, layer: int, index: int) -> None:
+        known = users.setdefault((attribute, layer, index), running[-1])
+        shared = zip(known.split("."), running[-1].split("."), strict=False)
+        users[attribute, layer, index] = ".".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], shared))
+
+    def noting(attribute: str, plain: Any, place: int) -> Any:
+        def method(cache: Cache, *args: Any, **kwargs: Any) -> Any:
+            layer = kwargs["layer_idx"] if "layer_idx" in kwargs else args[place]
+            index = kwargs.get("state_idx", args[place + 1] if len(args) > place + 1 else 0)
+            note(attribute, layer, index)
+            return plain(cache, *args, **kwargs)
+
+        return method
+
+    plain = {name: getattr(Cache, name) for name in CARRIERS}
+    pushed = register_module_forward_pre_hook(lambda module, args: running.append(names.get(module, "")))
+    popped = register_module_forward_hook(lambda module, args, out: _nothing(running.pop()), always_call=True)
+    for name, (attribute, place) in CARRIERS.items():
+        setattr(Cache, name, noting(attribute, plain[name], place))
+    try:
+        yield users
+    finally:
+        for name, method in plain.items():
+            setattr(Cache, name, method)
+        pushed.remove()
+        popped.remove()
 
 
 def _cache_after(model: nn.Module, batch: int, tokens: int) -> Cache:
@@ -110,7 +208,7 @@ def _cache_after(model: nn.Module, batch: int, tokens: int) -> Cache:
     if accepts(model, "position_ids"):
         arguments["position_ids"] = torch.arange(tokens)[None].expand(batch, tokens)
     out = model(**arguments)
-    cache = getattr(out, "past_key_values", None)
+    cache = getattr(out, cache_name(model), None)
     if cache is None:
         raise NoStates("the model returns no key-value cache")
     if isinstance(cache, EncoderDecoderCache):
@@ -120,10 +218,13 @@ def _cache_after(model: nn.Module, batch: int, tokens: int) -> Cache:
     return cache
 
 
-def _tensors(layer: Any) -> Iterator[tuple[str, torch.Tensor]]:
+def _tensors(layer: Any) -> Iterator[tuple[str, int | None, torch.Tensor]]:
+    """Each tensor that a layer of the cache holds, with its key where it holds several under one name."""
     for name, value in vars(layer).items():
         if isinstance(value, torch.Tensor) and value.dim() > 0:
-            yield name, value
+            yield name, None, value
+        elif isinstance(value, dict):
+            yield from ((name, key, item) for key, item in value.items() if isinstance(item, torch.Tensor))
 
 
 def _compare(layer: int, name: str, base: torch.Tensor, grown: torch.Tensor) -> StateSpec | None:
@@ -134,7 +235,7 @@ def _compare(layer: int, name: str, base: torch.Tensor, grown: torch.Tensor) -> 
     # Three tokens become five, or fewer where a window is full: never twice as many.
     grows = next((axis for axis, (one, two) in sizes if two not in (one, 2 * one)), None)
     # A window shorter than the probe hides the growth of keys and values; their layout is fixed by transformers.
-    ctx_axis = 2 if name in KINDS else grows
+    ctx_axis = 2 if name in ("keys", "values") else grows
     return StateSpec(
         layer=layer,
         attribute=name,
@@ -148,3 +249,7 @@ def _compare(layer: int, name: str, base: torch.Tensor, grown: torch.Tensor) -> 
 
 def _window(layer: Any) -> int | None:
     return int(layer.sliding_window) if getattr(layer, "is_sliding", False) else None
+
+
+def _nothing(_: Any) -> None:
+    """A hook that returns something would replace the module's output."""

@@ -22,6 +22,7 @@ from qeffbuild.graph.decode import BLOCKS, DECODE
 from qeffbuild.graph.emit import Emitter, Input, replace_value
 from qeffbuild.graph.files import DOMAIN
 from qeffbuild.graph.fold import remove_unread
+from qeffbuild.graph.loops import lower_loops
 
 SCATTER = "CtxScatter"
 ATTENTION = "Attention"
@@ -36,6 +37,7 @@ def symbolic(graph: ir.Graph, op_type: str) -> list[ir.Node]:
 def lower_portable(model: ir.Model) -> ir.Model:
     """Writes every symbolic operator out in standard ONNX. Exact for ragged batches, chunked prefill and idle rows."""
     graph = model.graph
+    lower_loops(graph)
     emit = Emitter(graph, "portable")
     writes: dict[tuple[ir.Value, str], Slots] = {}
     for node in symbolic(graph, SCATTER):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,38 +15,96 @@ from qeffbuild.models.tiny_tasks import CHARACTERS, beyond_causal, write_feature
 
 # A small size -> the words that families have for what gets it. Heads of 16, eight of them, share four KV heads.
 _SIZES: Mapping[int, str] = {
-    128: "hidden_size d_model n_embd dim embedding_size embed_dim word_embed_proj_dim attention_hidden_size lru_width "
-    "attn_hidden_size",
-    256: "intermediate_size ffn_dim d_ff d_inner decoder_ffn_dim encoder_ffn_dim n_inner ffn_hidden_size dff "
-    "mlp_hidden_size",
+    128: "hidden_size hidden_size_global d_model n_embd dim embedding_size embed_dim word_embed_proj_dim "
+    "attention_hidden_size lru_width attn_hidden_size model_dim emb_dim embedding_dim decoder_hidden_size "
+    "decoder_hidden_dim hidden_dim",
+    256: "intermediate_size ffn_dim d_ff d_inner decoder_ffn_dim encoder_ffn_dim n_inner ffn_hidden_size dff dim_ff "
+    "mlp_hidden_size intermediate_dim mamba_intermediate_size mamba_d_ssm",
     64: "moe_intermediate_size moe_ffn_hidden_size shared_expert_intermediate_size shared_intermediate_size "
-    "moe_shared_expert_intermediate_size expert_intermediate_size expert_ffn_hidden_size",
+    "moe_shared_expert_intermediate_size expert_intermediate_size expert_ffn_hidden_size bottleneck_size "
+    "moe_latent_size",
     2: "num_hidden_layers num_layers n_layer n_layers decoder_layers num_decoder_layers encoder_layers num_blocks "
-    "num_experts_per_tok num_experts_per_token moe_topk moe_k top_k_experts max_window_layers",
+    "num_encoder_layers num_experts_per_tok num_experts_per_token moe_topk moe_k top_k_experts expert_top_k "
+    "max_window_layers mamba_expand expand o_groups altup_num_inputs linear_num_key_heads",
     8: "num_attention_heads n_head n_heads num_heads decoder_attention_heads encoder_attention_heads "
-    "rotary_dim mamba_d_state ssm_state_size state_size",
-    4: "num_key_value_heads num_kv_heads n_kv_heads n_head_kv num_experts n_routed_experts num_local_experts "
-    "moe_num_experts n_experts",
+    "num_decoder_attention_heads num_encoder_attention_heads swa_num_attention_heads rotary_dim mamba_d_state "
+    "ssm_state_size state_size mamba_dt_rank mamba_chunk_size time_step_rank chunk_size adapter_rank laurel_rank "
+    "hidden_size_per_layer_input num_buckets index_topk indexer_budget",
+    4: "num_key_value_heads num_kv_heads n_kv_heads n_head_kv multi_query_group_num swa_num_key_value_heads "
+    "num_experts n_routed_experts num_local_experts moe_num_experts n_experts linear_num_value_heads "
+    "linear_conv_kernel_dim mamba_d_conv indexer_compress_ratio",
     16: "head_dim attention_head_size qk_nope_head_dim qk_rope_head_dim v_head_dim kv_lora_rank linear_key_head_dim "
-    "linear_value_head_dim sliding_window attention_window_size",
+    "linear_value_head_dim linear_head_dim sliding_window attention_window_size attention_chunk_size window_size "
+    "local_attention encoder_hash_byte_group_vocab global_head_dim dim_head swa_head_dim swa_v_head_dim "
+    "index_head_dim indexer_head_dim o_lora_rank index_n_heads indexer_n_heads mamba_d_head mamba_head_dim "
+    "mamba_headdim mamba_n_heads mamba_num_heads",
     32: "q_lora_rank qk_head_dim",
-    1: "n_group topk_group num_expert_group n_shared_experts num_shared_experts first_k_dense_replace",
+    1: "n_group topk_group num_expert_group n_shared_experts num_shared_experts first_k_dense_replace n_groups "
+    "mamba_n_groups mamba_ngroups num_random_blocks zero_expert_num indexer_kv_heads",
     0: "num_kv_shared_layers num_nextn_predict_layers",
 }
+# (An indexer has 16 heads, too: with few, scores behind a ReLU are often all zero, and what is chosen is chance.)
 # Set even where the family's default is to leave them out.
 _FILL_IN = frozenset({"num_key_value_heads"})
 _LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
-_PER_LAYER = ("layer_types", "mlp_layer_types", "layers_block_type", "block_types", "no_rope_layers")
+_PER_LAYER = (
+    "layer_types", "mlp_layer_types", "layers_block_type", "block_types", "no_rope_layers", "moe_layers",
+    "indexer_types", "hybrid_layer_pattern", "moe_layer_freq",
+)  # fmt: skip
+_TOKENS = re.compile(r"_token_(id|index)$")
+_MROPE = [2, 3, 3]  # half a head of 16 in three parts
+
+_HYBRID = ["mamba", "hybrid", "mamba", "hybrid"]
+_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 
 # What a family needs beyond its sizes, so that a small configuration is a possible one.
 _CORRECTIONS: Mapping[str, Mapping[str, Any]] = {
+    "bamba": {"attn_layer_indices": [1]},
+    "big_bird": {"attention_type": "original_full"},
+    "cohere_compass_text": {"rope_parameters": {"full_attention": _ROPE, "sliding_attention": _ROPE}},
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 4, "clip_qkv": 8.0, "rope_theta": 10000.0},
+        "ffn_config": {"hidden_size": 128, "ffn_hidden_size": 64, "moe_num_experts": 4, "moe_top_k": 2},
+    },
+    "deepseek_v2": {"num_experts_per_tok": 2},
+    "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
     "falcon": {"new_decoder_architecture": True},  # the form that has grouped KV heads
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 16},
+    "granitemoehybrid": {"layers_block_type": ["linear_attention", "full_attention"]},
     "hunyuan_v1_dense": {"head_dim": 16},
     "hunyuan_v1_moe": {"head_dim": 16},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1},
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
     "mamba2": {"num_heads": 16},  # times head_dim: expand times hidden_size
     "ministral": {"head_dim": 16},
-    "reformer": {"is_decoder": True},
+    "nemotron_h": {"time_step_min": 1e-6},  # clipped in prefill only: small random weights would show it
+    "qwen4_exp_text": {
+        "indexer_n_heads": 16,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 16,
+        "indexer_budget": 8,
+        "indexer_compress_ratio": 4,
+    },
+    "reformer": {"is_decoder": True, "axial_pos_embds": False, "attn_layers": ["local", "lsh"]},
+    "rwkv": {"attention_hidden_size": 128},
+    "xlstm": {"num_heads": 2, "qk_dim_factor": 0.5, "v_dim_factor": 1.0},
+    "xlm": {"causal": True},
+    "xmod": {"default_language": "en_XX"},
+    "zamba": {
+        "num_hidden_layers": 4,
+        "layer_types": _HYBRID,
+        "attention_head_dim": 32,
+        "attention_hidden_size": 256,
+        "n_mamba_heads": 2,
+    },
+    "zamba2": {
+        "num_hidden_layers": 4,
+        "layer_types": _HYBRID,
+        "attention_head_dim": 32,
+        "attention_hidden_size": 256,
+        "n_mamba_heads": 16,
+    },
     "zaya": {"num_experts_per_tok": 1},
 }
 
@@ -64,12 +125,20 @@ def tiny_config(model_type: str, vocab_size: int, end: int, task: str = CAUSAL) 
 
     if model_type not in classes(task) or model_type not in CONFIG_MAPPING:
         raise unsupported(model_type, f"model.model_type: unknown model_type {model_type!r:.60}")
-    whole = CONFIG_MAPPING[model_type]()
-    family = type(whole.get_text_config(decoder=True))
     fixed = {"vocab_size": vocab_size, "bos_token_id": end, "eos_token_id": end}
+    fixed = {"vocab_size": vocab_size, "bos_token_id": end, "eos_token_id": end}
+    whole = CONFIG_MAPPING[model_type]()
     if task != CAUSAL:
-        family, fixed = type(whole), fixed | beyond_causal(whole, task, end)
-    return _shrink(family, {**fixed, **_CORRECTIONS.get(family.model_type, {})})
+        return _shrink(type(whole), fixed, beyond_causal(whole, task, end), is_decoder=False)
+    return _shrink(_of_text(whole), fixed, {})
+
+
+def _of_text(whole: Any) -> Any:
+    """The language model's own class of configuration, where it has a causal language model of its own."""
+    from transformers import AutoModelForCausalLM
+
+    text = type(whole.get_text_config(decoder=True))
+    return text if text in AutoModelForCausalLM._model_mapping else type(whole)
 
 
 def write_tiny(folder: Path, model_type: str, *, seed: int, tokenizer: Path, task: str = "auto") -> None:
@@ -107,43 +176,84 @@ def write_tiny(folder: Path, model_type: str, *, seed: int, tokenizer: Path, tas
         write_features(folder, config)
 
 
-def _shrink(family: Any, fixed: Mapping[str, Any]) -> Any:
+def _shrink(family: Any, fixed: Mapping[str, Any], more: Mapping[str, Any], *, is_decoder: bool = True) -> Any:
     """A configuration of a class with every known size small, and per-layer lists cut to one layer of each kind."""
     default = family()
     chosen: dict[str, Any] = {word: size for word, size in _words() if _takes(default, word)}
-    if getattr(default, "pad_token_id", None) is not None:
-        chosen["pad_token_id"] = fixed["eos_token_id"]
-    lists = {name: getattr(default, name, None) for name in _PER_LAYER if not _is_read_only(default, name)}
+    if chosen.get("kv_lora_rank"):  # latent attention: every head has keys of its own
+        chosen["num_key_value_heads"] = chosen["num_attention_heads"]
+    lists = {name: _value(default, name) for name in _PER_LAYER if not _is_read_only(default, name)}
     kinds = {name: list(dict.fromkeys(values)) for name, values in lists.items() if isinstance(values, list) and values}
     layers = max([2, *map(len, kinds.values())])
     chosen |= {word: layers for word in _LAYERS if word in chosen}
     chosen |= {name: (values * layers)[:layers] for name, values in kinds.items()}
     chosen |= {word: values for word, values in _lists_of_sizes(default, chosen).items()}
-    return family(**{**chosen, **fixed})
+    chosen |= _settings(default, fixed)
+    if is_decoder and _has(default, "is_decoder"):
+        chosen["is_decoder"] = True
+    for name, inner in family.sub_configs.items():
+        nested = getattr(default, name, None)
+        if nested is not None or isinstance(inner, type):
+            chosen[name] = _shrink(type(nested) if nested is not None else inner, fixed, {}, is_decoder=is_decoder)
+    corrections = _CORRECTIONS.get(family.model_type, {})
+    given = {word: value for word, value in fixed.items() if _has(default, word)}
+    return family(**{**chosen, **given, **more, **corrections})
+
+
+def _settings(default: Any, fixed: Mapping[str, Any]) -> dict[str, Any]:
+    """What is no size: special tokens inside the vocabulary, rotary sections that fit the head, a decoder."""
+    chosen: dict[str, Any] = {}
+    for place, name in enumerate(sorted(name for name in vars(default) if _TOKENS.search(name))):
+        if isinstance(_value(default, name), int):
+            chosen[name] = fixed["eos_token_id"] if name.startswith(("pad", "decoder_start")) else place + 3
+    if _has(default, "vocab_size_per_layer_input"):
+        chosen["vocab_size_per_layer_input"] = fixed["vocab_size"]
+    rope = copy.deepcopy(_value(default, "rope_parameters"))
+    if isinstance(rope, dict) and "mrope_section" in str(rope):
+        for part in [rope, *(part for part in rope.values() if isinstance(part, dict))]:
+            if "mrope_section" in part:
+                part["mrope_section"] = _MROPE
+        chosen["rope_parameters"] = rope
+    return chosen
 
 
 def _words() -> Iterator[tuple[str, int]]:
     return ((word, size) for size, words in _SIZES.items() for word in words.split())
 
 
+def _value(config: Any, word: str) -> Any:
+    """What a configuration says; 0 where it says it for each layer apart, so that it has no one answer."""
+    try:
+        return getattr(config, word, None)
+    except Exception:
+        return 0
+
+
+def _has(config: Any, word: str) -> bool:
+    return not _is_read_only(config, word) and (word in vars(config) or word in type(config).attribute_map)
+
+
 def _takes(config: Any, word: str) -> bool:
     """Whether a configuration has this word as a number of its own that can be set."""
-    if _is_read_only(config, word) or not hasattr(config, word):
+    if not _has(config, word) or word in type(config).sub_configs:
         return False
-    value = getattr(config, word)
+    value = _value(config, word)
     return word in _FILL_IN if value is None else not isinstance(value, (bool, str, dict))
 
 
 def _lists_of_sizes(config: Any, chosen: Mapping[str, Any]) -> dict[str, list[int]]:
     """Sizes that a family says once per layer."""
-    lists = {word: getattr(config, word) for word in chosen if word not in _PER_LAYER}
+    lists = {word: _value(config, word) for word in chosen if word not in _PER_LAYER}
     return {word: [chosen[word]] * 2 for word, values in lists.items() if isinstance(values, list)}
 
 
 def _is_read_only(config: Any, word: str) -> bool:
     name = type(config).attribute_map.get(word, word)
-    found = getattr(type(config), name, None)
-    return isinstance(found, property) and found.fset is None
+    return any(isinstance(found, property) and found.fset is None for found in _found(config, (word, name)))
+
+
+def _found(config: Any, names: tuple[str, ...]) -> list[Any]:
+    return [inspect.getattr_static(type(config), name, None) for name in names]
 
 
 def _randomise(model: Any) -> None:

@@ -142,6 +142,21 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Exported
     return once
 
 
+@pytest.fixture(scope="session")
+def exported_config(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Any], Exported]:
+    """exported_config(configuration) -> Exported, made once for equal ones."""
+    torch.set_num_threads(1)
+    made: dict[str, Exported] = {}
+
+    def once(config: Any) -> Exported:
+        words = config.to_json_string(use_diff=False)
+        if words not in made:
+            made[words] = _exported(tmp_path_factory.mktemp(config.model_type), config, "float32")
+        return made[words]
+
+    return once
+
+
 def _exported(folder: Path, config: Any, stored: str) -> Exported:
     model = small_model(config)
     for parameter in model.parameters():  # not the rotary tables, which no checkpoint holds

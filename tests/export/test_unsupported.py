@@ -20,16 +20,6 @@ def test_an_unknown_model_type_is_named(tmp_path):
     assert raised.value.message == "model_type 'gpt9' is not known to the installed transformers"
 
 
-def test_a_recurrent_state_is_named_with_its_layer(tmp_path):
-    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "state_size": 8, "vocab_size": 256}
-
-    with pytest.raises(ModelError) as raised:
-        export(facts(model_type="mamba", **sizes), tmp_path)
-
-    assert raised.value.kind == "model.unsupported"
-    assert "mamba" in raised.value.message
-
-
 def test_code_that_branches_on_values_is_named_with_file_and_line(tmp_path):
     rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
     sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 256}

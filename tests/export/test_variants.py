@@ -21,7 +21,9 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
 VARIANTS = {
+    "a rotary table that stretches": ("llama", {"rope_parameters": DYNAMIC, "max_position_embeddings": 8}),
     "linear biases": ("falcon", {"alibi": True, "new_decoder_architecture": False, "multi_query": False}),
     "scores scaled by layer number": ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
     "short and long rotary factors": ("phi3", {"rope_parameters": LONG, "max_position_embeddings": 64}),
