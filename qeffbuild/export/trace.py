@@ -23,6 +23,10 @@ BATCH, TOKENS, LOGITS, CTX_LEN = 2, 3, 5, 24
 SYMBOL = re.compile(r"[su]\d+")
 
 
+class FixedAxis(Exception):
+    """The trace holds for one size only; the message says of what."""
+
+
 def trace(decoder: Decoder, choice: AttentionChoice, *, decompose: bool) -> ir.Model:
     """One graph for prefill and decode. Scopes stay in the nodes' metadata: `layers` finds the layers by them."""
     specs = decoder.form.states
@@ -72,6 +76,7 @@ def _name_axes(graph: ir.Graph, decoder: Decoder) -> None:
     names = {}
     for value in graph.inputs:
         assert value.shape is not None
+        _check_free(value, wanted.get(value.name or "", ()))
         for axis, name in zip(value.shape, wanted.get(value.name or "", ()), strict=False):
             if isinstance(axis, ir.SymbolicDim) and axis.value is not None:
                 names[axis.value] = name
@@ -79,6 +84,13 @@ def _name_axes(graph: ir.Graph, decoder: Decoder) -> None:
     for value in values:
         if value.shape is not None:
             value.shape = ir.Shape([_named(axis, names) for axis in value.shape])
+
+
+def _check_free(value: ir.Value, wanted: tuple[str, ...]) -> None:
+    """Code that counts its way along an axis fixes the axis, and the trace goes on as if nothing had happened."""
+    for axis, name in zip(value.shape or (), wanted, strict=False):
+        if isinstance(axis, int) and not name.isdigit():
+            raise FixedAxis(f"the model's code fixes {name} of {value.name} to {axis}: it loops over it in Python")
 
 
 def _named(axis: int | ir.SymbolicDim, names: dict[str, str]) -> int | str | None:

@@ -20,12 +20,11 @@ def test_an_unknown_model_type_is_named(tmp_path):
     assert raised.value.message == "model_type 'gpt9' is not known to the installed transformers"
 
 
-def test_code_that_branches_on_values_is_named_with_file_and_line(tmp_path):
-    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
-    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 256}
+def test_code_that_counts_along_the_text_is_named(tmp_path):
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "attention_hidden_size": 64, "vocab_size": 256}
 
     with pytest.raises(ModelError) as raised:
-        export(facts(model_type="llama", rope_parameters=rope, max_position_embeddings=64, **sizes), tmp_path)
+        export(facts(model_type="rwkv", **sizes), tmp_path)
 
     assert raised.value.kind == "model.unsupported"
-    assert "modeling_llama.py:" in raised.value.message
+    assert raised.value.message == "rwkv: the model returns no key-value cache"
