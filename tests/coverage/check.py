@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
-
-from qeffbuild.backends.onnxruntime.lower import lower
 from qeffbuild.backends.qaic.lower import Form
 from qeffbuild.backends.qaic.lower import lower as lower_qaic
+
+from qeffbuild.backends.onnxruntime.lower import lower
 from qeffbuild.errors import QeffBuildError
 from qeffbuild.export import export
 from qeffbuild.export.decoder import without_cache
@@ -25,6 +25,7 @@ from qeffbuild.export.skeleton import small_model
 from qeffbuild.graph.files import load_graph, save_graph
 from qeffbuild.models.facts import read_facts
 from qeffbuild.models.skeleton import compare, refuse_disagreement
+from qeffbuild.models.tasks import CAUSAL
 from qeffbuild.models.tiny import tiny_config
 from qeffbuild.signature import IoSignature
 
@@ -79,7 +80,7 @@ def _run(said: Check, folder: Path) -> None:
     wanted = [_reference(model, row) for row in rows]
     said.stage = "facts"
     model.save_pretrained(folder)
-    facts = read_facts(folder)
+    facts = read_facts(folder, task=CAUSAL)
     refuse_disagreement(folder, compare(folder, facts))
     said.stage = "export"
     report = export(facts.as_json(), folder)
