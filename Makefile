@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick check lint format golden docs faults bench wheel clean
+.PHONY: help setup demo test quick check lint format golden docs coverage faults bench wheel clean
 
 help: ## what can be made here
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ docs: $(READY) ## write the generated pages anew
 
 faults: $(READY) ## kill, flip, truncate, race and fill the disk, for long
 	$(BIN)/python tests/faults/run.py --long
+
+coverage: $(READY) ## export every model type beside PyTorch, write docs/architectures.md (an hour or two; goes on where it was)
+	$(BIN)/python tests/coverage/run.py --page docs/architectures.md
 
 bench: $(READY) ## the measurements of docs/benchmarks.md
 	$(BIN)/python benchmarks/noop.py

@@ -27,7 +27,8 @@ class Tensor:
 class State:
     """A tensor that stays on the device between runs: input `name`, output `output`, same dtype and axes.
 
-    `kind` is "key", "value", "conv", "recurrent", ...; `window` is the sliding window of its layer in tokens, or None.
+    `kind` is "key", "value", "conv", "recurrent", "token" (the text itself), ...; `window` is the sliding window of
+    its layer in tokens, or None.
     `positional` states have a ctx_len axis and are written at position_ids; the others are replaced whole.
     """
 

@@ -1,8 +1,8 @@
 """A model's facts -> its neutral graph: one ONNX decoder with retained state, its weights by reference.
 
 Reading order: `neutral` (the story), `recipes` and `selfcheck` (which way to trace is right for this model), `states`,
-`cache`, `interfaces`, `positions` and `decoder` (how it is traced), then `trace`, `tidy`, `layers`, `weights` and
-`finish` (what becomes of the trace).
+`cache`, `loops`, `interfaces`, `adapted`, `positions` and `decoder` (how it is traced), then `trace`,
+`tidy`, `layers`, `weights` and `finish` (what becomes of the trace).
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from qeffbuild.export import ops, translations
+from qeffbuild.export.adapted import adapted
 from qeffbuild.export.interfaces import AttentionChoice, interfaces, use
-from qeffbuild.export.rotary import chosen_tables
 from qeffbuild.export.tidy import tidy
 from qeffbuild.export.trace import OPSET, SYMBOL
 from qeffbuild.export.transformers_patches import to_onnx_program, traceable
@@ -98,7 +98,7 @@ def signature_of(graph: ir.Graph, asked: Traceable) -> IoSignature:
 def _traced(asked: Traceable, model: Any, attention: str, choice: AttentionChoice, *, decompose: bool) -> ir.Model:
     use(model, attention)
     example, free = asked.example(), tuple(_free_axes(asked.taken))
-    with interfaces(choice), chosen_tables(model), traceable(model):
+    with interfaces(choice), adapted(model), traceable(model):
         program = torch.export.export(asked.module, example, dynamic_shapes={"tensors": free}, strict=False)
     outputs = [*asked.outputs, *(state.output for state in asked.states)]
     made = to_onnx_program(

@@ -17,11 +17,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from qeffbuild.errors import ModelError, QeffBuildError
 from qeffbuild.export import layers, selfcheck, shrink, skeleton, weights
+from qeffbuild.export.adapted import adapted
 from qeffbuild.export.decoder import Decoder
 from qeffbuild.export.finish import finish
 from qeffbuild.export.interfaces import AttentionChoice, interfaces, use
 from qeffbuild.export.recipes import RECIPES, Recipe
-from qeffbuild.export.rotary import chosen_tables
 from qeffbuild.export.states import CacheForm, NoStates, StateSpec, probe, text_kept
 from qeffbuild.export.tidy import tidy
 from qeffbuild.export.trace import trace
@@ -106,6 +106,8 @@ def export(facts: Mapping[str, Any], out: Path, *, dtype: str = "float32", progr
             rejected.append((recipe.name, _explain(reason)))
             continue
         progress(0.9, "writing")
+        if recipe.recompute:
+            log.warning("this model's own cache is of no use (%s): each step computes the whole text", rejected[0][1])
         report = _report(facts["config"]["model_type"], recipe, choice, error, graph, rejected)
         _write(graph, report, out)
         return report
@@ -215,7 +217,7 @@ def _trace(
 ) -> tuple[ir.Model, CacheForm, str | None]:
     """The graph, tidied; by decompositions only where it is not to be had without them, and then why."""
     use(model, "eager")
-    with mode, interfaces(choice), chosen_tables(model):
+    with mode, interfaces(choice), adapted(model):
         form = text_kept() if recipe.recompute else probe(model)
     decoder = Decoder(model, form, recipe)
     reason = None

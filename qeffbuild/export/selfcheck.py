@@ -10,10 +10,10 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from qeffbuild.export.adapted import adapted
 from qeffbuild.export.decoder import Decoder, without_cache
 from qeffbuild.export.interfaces import AttentionChoice, interfaces, use
 from qeffbuild.export.recipes import Recipe
-from qeffbuild.export.rotary import chosen_tables
 from qeffbuild.export.shrink import WORDS
 from qeffbuild.export.states import CacheForm
 
@@ -40,7 +40,7 @@ def check(
     use(model, recipe.attention)
     choice = AttentionChoice()
     decoder = Decoder(model, form, recipe)
-    with interfaces(choice), chosen_tables(model):
+    with interfaces(choice), adapted(model):
         choice.measuring = True
         _measure(decoder)
         choice.measuring = False

@@ -14,11 +14,11 @@ import torch
 from torch import nn
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
+from qeffbuild.export.adapted import adapted
 from qeffbuild.export.cache import flat_states, retained_cache
 from qeffbuild.export.interfaces import interfaces, use
 from qeffbuild.export.modules import AnyAttention, Traceable
 from qeffbuild.export.positions import true_positions
-from qeffbuild.export.rotary import chosen_tables
 from qeffbuild.export.states import KINDS, CacheForm, StateSpec, accepts
 from qeffbuild.signature import State, Tensor
 
@@ -74,7 +74,7 @@ def error(model: Any, made: tuple[Traceable, ...], attention: str, choice: AnyAt
     expected = model(**arguments, decoder_input_ids=tokens, use_cache=False).logits
     use(model, attention)
     worst = 0.0
-    with interfaces(choice), chosen_tables(model):
+    with interfaces(choice), adapted(model):
         for measuring in (True, False):  # measured once, then computed as it will be traced
             choice.measuring = measuring
             held = [*encoder.module(*given), *given[1:2]]

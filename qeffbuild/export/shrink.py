@@ -73,11 +73,19 @@ def small(said: Mapping[str, Any], full: Any) -> dict[str, Any]:
 def _size(full: Any, names: tuple[str, ...]) -> tuple[str, int] | None:
     """The first of the names that this configuration uses, and its value."""
     for name in names:
-        value = getattr(full, name, None)
+        value = _said(full, name)
         # A property is worked out from the sizes that the family has in its place.
         if isinstance(value, int) and not isinstance(value, bool) and not _is_property(full, name):
             return name, value
     return None
+
+
+def _said(full: Any, name: str) -> Any:
+    """What a configuration says; None where it says it for each layer apart, so that it has no one answer."""
+    try:
+        return getattr(full, name, None)
+    except Exception:
+        return None
 
 
 def _is_property(full: Any, name: str) -> bool:
@@ -85,13 +93,13 @@ def _is_property(full: Any, name: str) -> bool:
 
 
 def _at_most(config: dict[str, Any], full: Any, name: str, most: int) -> None:
-    value = getattr(full, name, None)
+    value = _said(full, name)
     if isinstance(value, int) and not isinstance(value, bool):
         config[name] = min(value, most)
 
 
 def _token_within(config: dict[str, Any], full: Any, name: str) -> None:
-    value = getattr(full, name, None)
+    value = _said(full, name)
     if isinstance(value, int):
         config[name] = min(value, WORDS - 1)
     if isinstance(value, list):
@@ -122,10 +130,10 @@ def _fewer_heads(config: dict[str, Any], full: Any) -> None:
     (head_name, count), (hidden_name, width) = heads, hidden
     config[head_name] = min(count, HEADS)
     for name in KV_HEAD_NAMES:
-        kv = getattr(full, name, None)
+        kv = _said(full, name)
         if isinstance(kv, int) and not isinstance(kv, bool):
             config[name] = config[head_name] if kv == count else min(kv, KV_HEADS)
-    head_dim = getattr(full, "head_dim", None)
+    head_dim = _said(full, "head_dim")
     if isinstance(head_dim, int) and head_dim * count != width:
         # The width of a head is said on its own here, so the hidden size is free.
         config[hidden_name] = min(width, WIDTH * 2)

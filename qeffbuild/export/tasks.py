@@ -19,12 +19,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from qeffbuild.errors import ModelError, QeffBuildError
 from qeffbuild.export import skeleton, weights
+from qeffbuild.export.adapted import adapted
 from qeffbuild.export.encoder import classifier, embedder, listener
 from qeffbuild.export.finish import finish
 from qeffbuild.export.interfaces import interfaces, use
 from qeffbuild.export.modules import AnyAttention, Traceable, signature_of, to_graph
 from qeffbuild.export.neutral import Progress, _explain, _silent
-from qeffbuild.export.rotary import chosen_tables
 from qeffbuild.export.shrink_more import small
 from qeffbuild.graphs import place
 from qeffbuild.models.classes import model_from
@@ -215,11 +215,11 @@ def _error_at_once(model: Any, graphs: tuple[Traceable, ...], attention: str, ch
     is_sound = asked.inputs[0].dtype == "float32"
     rows = _sounds() if is_sound else _texts(asked)
     use(model, "eager")
-    with chosen_tables(model):
+    with adapted(model):
         expected = [asked.module(*row)[0] for row in rows]
     use(model, attention)
     errors = []
-    with interfaces(choice), chosen_tables(model):
+    with interfaces(choice), adapted(model):
         choice.measuring = True
         asked.module(*rows[0])
         choice.measuring = False

@@ -12,9 +12,9 @@ import onnx_ir as ir
 import torch
 
 from qeffbuild.export import ops, translations
+from qeffbuild.export.adapted import adapted
 from qeffbuild.export.decoder import INPUTS, Decoder
 from qeffbuild.export.interfaces import AttentionChoice, interfaces, use
-from qeffbuild.export.rotary import chosen_tables
 from qeffbuild.export.transformers_patches import to_onnx_program, traceable
 
 OPSET = 20
@@ -31,8 +31,9 @@ def trace(decoder: Decoder, choice: AttentionChoice, *, decompose: bool) -> ir.M
     """One graph for prefill and decode. Scopes stay in the nodes' metadata: `layers` finds the layers by them."""
     specs = decoder.form.states
     use(decoder.model, decoder.recipe.attention)
-    with interfaces(choice), chosen_tables(decoder.model), traceable(decoder.model):
+    with interfaces(choice), adapted(decoder.model), traceable(decoder.model):
         program = torch.export.export(decoder, _example(decoder), dynamic_shapes=_free_axes(decoder), strict=False)
+    _check_free(program, decoder)
     names = [*INPUTS, *(spec.name for spec in specs)]
     outputs = ["logits", *(spec.output for spec in specs)]
     made = to_onnx_program(
@@ -76,7 +77,6 @@ def _name_axes(graph: ir.Graph, decoder: Decoder) -> None:
     names = {}
     for value in graph.inputs:
         assert value.shape is not None
-        _check_free(value, wanted.get(value.name or "", ()))
         for axis, name in zip(value.shape, wanted.get(value.name or "", ()), strict=False):
             if isinstance(axis, ir.SymbolicDim) and axis.value is not None:
                 names[axis.value] = name
@@ -86,11 +86,14 @@ def _name_axes(graph: ir.Graph, decoder: Decoder) -> None:
             value.shape = ir.Shape([_named(axis, names) for axis in value.shape])
 
 
-def _check_free(value: ir.Value, wanted: tuple[str, ...]) -> None:
+def _check_free(program: torch.export.ExportedProgram, decoder: Decoder) -> None:
     """Code that counts its way along an axis fixes the axis, and the trace goes on as if nothing had happened."""
-    for axis, name in zip(value.shape or (), wanted, strict=False):
-        if isinstance(axis, int) and not name.isdigit():
-            raise FixedAxis(f"the model's code fixes {name} of {value.name} to {axis}: it loops over it in Python")
+    made = {node.name: node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"}
+    states = [made[name] for name in program.graph_signature.user_inputs][len(INPUTS) :]
+    for spec, state in zip(decoder.form.states, states, strict=True):
+        size = None if spec.ctx_axis is None else state.shape[spec.ctx_axis]
+        if size is not None and (isinstance(size, int) or size.node.expr.is_number):
+            raise FixedAxis(f"the model's code counts along the context in Python, which fixes it to {size}")
 
 
 def _named(axis: int | ir.SymbolicDim, names: dict[str, str]) -> int | str | None:

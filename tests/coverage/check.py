@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
-from qeffbuild.backends.qaic.lower import Form
-from qeffbuild.backends.qaic.lower import lower as lower_qaic
 
 from qeffbuild.backends.onnxruntime.lower import lower
+from qeffbuild.cloud_ai_100.lower import Form
+from qeffbuild.cloud_ai_100.lower import lower as lower_qaic
 from qeffbuild.errors import QeffBuildError
 from qeffbuild.export import export
 from qeffbuild.export.decoder import without_cache
@@ -136,7 +136,7 @@ def _lowered_for_qaic(folder: Path, signature: IoSignature) -> str:
 
 def _session(folder: Path, signature: IoSignature) -> onnxruntime.InferenceSession:
     graph = load_graph(folder / "graph.onnx")
-    lower(graph, signature, attention="auto")
+    lower(graph, signature, attention="portable")
     save_graph(graph, folder / "lowered.onnx")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1

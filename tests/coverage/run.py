@@ -49,7 +49,7 @@ def main() -> None:
     if words.page:
         from page import written
 
-        words.page.write_text(written(done), "utf-8")
+        words.page.write_text(written(done, classes(CAUSAL)), "utf-8")
 
 
 def read(results: Path) -> dict[str, dict[str, Any]]:

@@ -18,13 +18,3 @@ def test_an_unknown_model_type_is_named(tmp_path):
 
     assert raised.value.kind == "model.unsupported"
     assert raised.value.message == "model_type 'gpt9' is not known to the installed transformers"
-
-
-def test_code_that_counts_along_the_text_is_named(tmp_path):
-    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "attention_hidden_size": 64, "vocab_size": 256}
-
-    with pytest.raises(ModelError) as raised:
-        export(facts(model_type="rwkv", **sizes), tmp_path)
-
-    assert raised.value.kind == "model.unsupported"
-    assert raised.value.message == "rwkv: the model returns no key-value cache"

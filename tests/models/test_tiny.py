@@ -78,7 +78,7 @@ def test_an_unknown_model_type_is_refused_with_a_suggestion(tmp_path: Path) -> N
 
 def test_a_family_that_stays_large_is_refused_before_its_memory_is_taken(tmp_path: Path) -> None:
     with pytest.raises(ModelError) as caught:
-        write_tiny(tmp_path, "blt", seed=0, tokenizer=DEMO)
+        write_tiny(tmp_path, "dots3_note_text", seed=0, tokenizer=DEMO)
 
     assert caught.value.kind == "model.unsupported"
     assert list(tmp_path.iterdir()) == []

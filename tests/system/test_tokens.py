@@ -98,3 +98,20 @@ def test_a_tiny_random_model_answers_as_pytorch_does(model: str, qeffbuild: Run)
         if (folder / "config.json").exists() and json.loads((folder / "config.json").read_text())["model_type"] == model
     )  # fmt: skip
     compare(Path(said["package"]), made, said["outputs"], prompts, 8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", ["mamba", "lfm2"])
+def test_a_state_that_passes_from_token_to_token_answers_as_pytorch_does(
+    model_type: str, qeffbuild: Run, tmp_path: Path
+) -> None:
+    from qeffbuild.models.tiny import write_tiny
+
+    write_tiny(tmp_path, model_type, seed=0, tokenizer=DEMO)
+    # Two slots for three prompts: the third one finds what the first has left.
+    shape = ["specialization.full_batch_size=2", "specialization.prefill_seq_len=8", "specialization.ctx_len=64"]
+    words = ["model=hf", f"model.path={tmp_path}", f"prompts={json.dumps(PROMPTS[:3])}", "decoding.max_new_tokens=8"]
+
+    said = ran(qeffbuild("run", *words, *shape, "--json"))
+
+    compare(Path(said["package"]), tmp_path, said["outputs"], PROMPTS[:3], 8)

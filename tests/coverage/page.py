@@ -1,0 +1,65 @@
+"""Results of a run -> docs/architectures.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+TOLERANCE = 1e-4
+NOT_TRIED = ("configuration", "model", "reference")
+HEAD = """# Architectures
+
+What became of each model type that the installed transformers lists as a causal language model. `make coverage` makes this
+page: it gives every type a small random configuration (`model.scale=tiny` has the same), exports it through the real steps,
+and runs it in ONNX Runtime beside eager PyTorch in float32: a whole prefill, rows of unlike length, chunks of five tokens,
+and eight decoding steps for given tokens. A figure is the largest difference of logits relative to their spread; below 1e-4,
+and with every greedy token equal, a type passes.
+
+The mechanism is the recipe of [export](export.md) that reproduced PyTorch; *tokens kept* means that the text itself is
+kept and all of it is computed again at each step, which is slow. Cloud AI 100 says whether the graph takes the form that its
+compiler reads.
+"""
+
+
+def written(results: Mapping[str, Mapping[str, Any]], types: Iterable[str]) -> str:
+    """The page; the same bytes for the same results. `types` are all that there are."""
+    ordered = [results[name] for name in sorted(results)]
+    tried = [said for said in ordered if said["stage"] not in NOT_TRIED]
+    passed = [said for said in tried if passes(said)]
+    share = 100 * len(passed) / max(len(tried), 1)
+    said = [
+        HEAD,
+        f"Of {len(ordered)} types, transformers itself makes and runs {len(tried)} from a small configuration;",
+    ]
+    said += [f"{len(passed)} of these pass: {share:.0f} %.", "", "## Pass"]
+    said += _table("type mechanism states prefill ragged chunked decode AI100", map(_row, passed))
+    said += ["", "## Do not pass"]
+    said += _table("type stage reason", ((s["model_type"], s["stage"], _reason(s)) for s in tried if not passes(s)))
+    said += ["", "## Not to be made from a small configuration"]
+    said += _table("type reason", ((s["model_type"], _reason(s)) for s in ordered if s["stage"] in NOT_TRIED))
+    left = sorted(set(types) - set(results))
+    if left:
+        said += ["", "## Not run yet", *_table("type", ((name,) for name in left))]
+    return "\n".join(said) + "\n"
+
+
+def passes(said: Mapping[str, Any]) -> bool:
+    return said["stage"] == "done" and said["tokens_equal"] and max(said["errors"].values()) < TOLERANCE
+
+
+def _row(said: Mapping[str, Any]) -> tuple[str, ...]:
+    errors = (f"{said['errors'][kind]:.0e}" for kind in ("prefill", "ragged", "chunked", "decode"))
+    return (said["model_type"], said["mechanism"], ", ".join(said["states"]), *errors, "no" if said["qaic"] else "yes")
+
+
+def _reason(said: Mapping[str, Any]) -> str:
+    if said["stage"] == "done":
+        return f"logits differ by {max(said['errors'].values()):.0e} of their spread"
+    first = said["reason"].splitlines()[0] if said["reason"] else ""
+    return first.removeprefix(f"{said['model_type']}: ").replace("|", "/").replace("<", "&lt;")[:160]
+
+
+def _table(head: str, rows: Iterable[tuple[str, ...]]) -> list[str]:
+    names = head.split()
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return ["", "| " + " | ".join(names) + " |", "|" + "---|" * len(names), *lines] if lines else ["", "None."]
