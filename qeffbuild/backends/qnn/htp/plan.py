@@ -50,7 +50,7 @@ def _quantize(spec: BuildSpec, graph: str) -> Step:
         reads={name: f"quantization.{name}" for name in params},
         inputs={"graph": graph, "model": "fetch"},
         leaves=model_leaves(spec.model),
-        code=("qeffbuild.graph", "qeffbuild.quantizers", "qeffbuild.signature"),
+        code=("qeffbuild.calibration", "qeffbuild.graph", "qeffbuild.quantizers", "qeffbuild.signature"),
         tools=_GRAPH_TOOLS,
     )
 
