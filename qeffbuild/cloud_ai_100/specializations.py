@@ -27,7 +27,7 @@ def specializations(shapes: SpecializationSpec, *, continuous: bool) -> tuple[Sp
         entries += _prefill(shapes, continuous)
     if shapes.prefill_only is not True and not is_one_graph(shapes):
         entries += _decode(shapes, continuous)
-    return _numbered(entries)
+    return numbered(entries)
 
 
 def with_windows(entries: Iterable[Specialization], signature: IoSignature) -> tuple[Specialization, ...]:
@@ -84,7 +84,8 @@ def _context(length: int | None) -> dict[str, int]:
     return {} if length is None else {"comp_ctx_lengths": length}
 
 
-def _numbered(entries: list[Specialization]) -> tuple[Specialization, ...]:
+def numbered(entries: list[Specialization]) -> tuple[Specialization, ...]:
+    """Entries that share a name get their numbers behind it."""
     several = {name for name, count in Counter(entry.name for entry in entries).items() if count > 1}
     seen: Counter[str] = Counter()
     named = []

@@ -109,6 +109,8 @@ KEYWORDS: tuple[Flag, ...] = (
     Flag("num_speculative_tokens", INT, "specialization.num_speculative_tokens", "draft tokens per run", ()),
     Flag("prefill_only", SWITCH, "specialization.prefill_only", "one of the two phases only", ()),
     Flag("continuous_batching", SWITCH, "specialization.continuous_batching", "rows join and leave", ()),
+    Flag("seq_len", INT, "specialization.seq_len", "lengths that an encoder is compiled for", ()),
+    Flag("encoder_ctx_len", INT, "specialization.encoder_ctx_len", "slots of the cross cache", ()),
     Flag("num_devices", INT, "device_group.num_devices", "their number", ()),
     Flag("mdp_num_partitions", INT, "device_group.mdp_num_partitions", "pipeline stages", ()),
     Flag("kv_cache_prefix", TEXT, "backend.kv_cache_prefix", "a suffix for the names of keys and values", ()),

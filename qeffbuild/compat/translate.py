@@ -103,6 +103,7 @@ def translate_call(request: Mapping[str, Any], config: Mapping[str, Any]) -> Tra
     known = keywords()
     said = {name: value for part in (loading, extras, compiling) for name, value in part.items() if name in known}
     made = translate(said, {name: value for name, value in compiling.items() if name not in known})
+    _set_task(made, str(request.get("api", "")), loading)
     if dtype and dtype != "auto":
         made.values["model.dtype"] = dtype
     if extras.get("replicate_kv_heads"):
@@ -111,6 +112,29 @@ def translate_call(request: Mapping[str, Any], config: Mapping[str, Any]) -> Tra
         if name not in known and name not in _CARRIED:
             made.notes.append(f"{name}: nothing here says this")
     return made
+
+
+# The class that a call names -> what the model is to do; for all others its own files say it.
+_TASKS = {
+    "QEFFAutoModel": "embedding",
+    "QEFFAutoModelForSequenceClassification": "sequence-classification",
+    "QEFFAutoModelForCTC": "ctc",
+    "QEFFAutoModelForSpeechSeq2Seq": "speech-seq2seq",
+}
+_POOLINGS = {"avg": "mean"}
+
+
+def _set_task(made: Translation, api: str, loading: dict[str, Any]) -> None:
+    task = _TASKS.get(api)
+    if task is None:
+        return
+    made.values["model.task"] = task
+    pooling = loading.pop("pooling", None)
+    if task == "embedding":  # without a word about it, QEfficient gives every token's vector
+        made.values["model.pooling"] = _POOLINGS.get(pooling, pooling) or "none"
+        made.values["model.normalize"] = False
+    if task in ("embedding", "sequence-classification"):
+        made.values.setdefault("specialization.seq_len", 32)
 
 
 def _replication(config: Mapping[str, Any], devices: int) -> int:

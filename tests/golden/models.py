@@ -25,11 +25,12 @@ def write_model(folder: Path, config: Mapping[str, Any]) -> None:
         model = cls._from_config(chosen)
     transformers.utils.logging.disable_progress_bar()
     model.save_pretrained(folder)
-    write_tokenizer(folder)
+    write_tokenizer(folder, config.get("vocab_size") or 1 << 20)
 
 
-def write_tokenizer(folder: Path) -> None:
-    words = [*_SPECIAL, *_byte_letters()]
+def write_tokenizer(folder: Path, size: int = 1 << 20) -> None:
+    """Of bytes; a model of a small vocabulary of letters gets the first of them."""
+    words = [*_SPECIAL, *_byte_letters()][:size]
     said = {
         "version": "1.0",
         "added_tokens": [

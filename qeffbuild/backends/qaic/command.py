@@ -42,12 +42,15 @@ class Files:
     output: str = OUTPUT
 
 
-def compile_argv(options: Options, quantization: QuantizationSpec, dtype: Dtype, files: Files) -> list[str]:
+def compile_argv(
+    options: Options, quantization: QuantizationSpec, dtype: Dtype, files: Files, *, has_states: bool = True
+) -> list[str]:
     """The command that compiles `files.graph` into `files.output`."""
     argv = [COMPILER, "-aic-hw", f"-aic-hw-version={options.hw_version}", f"-m={files.graph}"]
     if files.stages is not None:
         argv.append(f"-mdp-load-partition-config={files.stages}")
-    argv.append("-retained-state")
+    if has_states:
+        argv.append("-retained-state")
     if not (dtype == "bfloat16" and options.hw_version == "ai200"):
         argv.append("-convert-to-fp16")
     if quantization.mxfp6_matmul:

@@ -50,7 +50,7 @@ def _lower(spec: BuildSpec, graph: str) -> Step:
             "qeffbuild.graph",
             "qeffbuild.graphs",
             "qeffbuild.signature",
-            *_shared("cache_ops", "opset17", "layers", "functions"),
+            *_shared("cache_ops", "functions", "layers", "lower_reader", "opset17"),
         ),
         tools=_GRAPH_TOOLS,
     )
@@ -96,7 +96,7 @@ def _render(spec: BuildSpec, graph: str) -> Step:
             "qeffbuild.signature",
             "qeffbuild.spec.types",
             "qeffbuild.graph",
-            *_shared("context_lengths", "folder", "layers", "names", "specializations"),
+            *_shared("context_lengths", "folder", "layers", "names", "reader_shapes", "specializations"),
             *_rooms("options", "documents", "command", "machine", "pipeline"),
         ),
         tools=("jinja2", "onnx", "onnx-ir", "pyyaml"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from qeffbuild.backends.qaic.pipeline import split_into_stages
 from qeffbuild.cloud_ai_100.folder import bring_weights
 from qeffbuild.cloud_ai_100.layers import partition_nodes
 from qeffbuild.cloud_ai_100.names import COMMANDS, GRAPH, SPECIALIZATIONS
+from qeffbuild.cloud_ai_100.reader_shapes import reader_specializations
 from qeffbuild.cloud_ai_100.specializations import specializations, with_windows
 from qeffbuild.errors import BackendError
 from qeffbuild.executor.work import Work
@@ -37,9 +38,9 @@ def run(work: Work) -> None:
     model = load_graph(work.out / GRAPH)
     weights = bring_weights(model, work.inputs["exported"], work.out)
     _bring_adapters(work)
-    argv = write_documents(
-        Asked.read(work.params), model, IoSignature.load(work.out / "io.json"), work.leaves, work.out
-    )
+    made = json.loads((work.inputs["exported"] / "export.json").read_text())
+    asked = replace(Asked.read(work.params), task=made.get("task", "causal-lm"))
+    argv = write_documents(asked, model, IoSignature.load(work.out / "io.json"), work.leaves, work.out)
     (work.out / COMMANDS).write_text(json.dumps([argv], indent=1) + "\n")
     script = work.out / "compile.sh"
     script.write_text(documents.compile_script(argv, weights, work.leaves.get("templates")))
@@ -63,6 +64,7 @@ class Asked:
     dtype: Any
     num_devices: int
     stages: int
+    task: str = "causal-lm"
 
     @classmethod
     def read(cls, params: Mapping[str, Any]) -> Asked:
@@ -87,7 +89,10 @@ def write_documents(
     `named` holds the files that options name, and a user's templates.
     """
     own, options = named.get("templates"), asked.options
-    entries = with_windows(specializations(asked.shapes, continuous=asked.continuous), signature)
+    if asked.task == "causal-lm":
+        entries = with_windows(specializations(asked.shapes, continuous=asked.continuous), signature)
+    else:
+        entries = reader_specializations(asked.task, asked.shapes, signature)
     text = documents.specializations_json(entries, options.form, own)
     (out / SPECIALIZATIONS).write_text(text)
 
@@ -104,7 +109,7 @@ def write_documents(
         slices=slices,
         node_precision_info=_taken(named, "node_precision_info", out, _any_text),
     )
-    return compile_argv(options, asked.quantization, asked.dtype, files)
+    return compile_argv(options, asked.quantization, asked.dtype, files, has_states=bool(signature.states))
 
 
 def _partitions(asked: Asked, model: ir.Model, named: Mapping[str, Path], out: Path) -> tuple[str | None, str | None]:

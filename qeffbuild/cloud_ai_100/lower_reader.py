@@ -1,0 +1,44 @@
+"""A neutral graph without states (an encoder, a listener) -> its Cloud AI 100 form; weights are still references."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import onnx_ir as ir
+from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass
+
+from qeffbuild.cloud_ai_100.layers import name_nodes
+from qeffbuild.cloud_ai_100.opset17 import to_opset17
+from qeffbuild.graph.emit import Emitter
+from qeffbuild.graph.files import DOMAIN as SYMBOLIC
+from qeffbuild.graph.halves import clip_to_float16
+from qeffbuild.graph.ops import lower_portable
+from qeffbuild.signature import IoSignature
+
+_TYPES = "token_type_ids"  # the compiled form reads one text at a time
+
+
+def lower_reader(model: ir.Model, signature: IoSignature) -> IoSignature:
+    """Rewrites `model`; its inputs and outputs from now on."""
+    InlinePass()(model)
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    lowered = _without_types(model.graph, signature)
+    lower_portable(model)
+    model.opset_imports.pop(SYMBOLIC, None)
+    to_opset17(model)
+    clip_to_float16(model.graph)
+    name_nodes(model.graph, lowered)
+    return lowered
+
+
+def _without_types(graph: ir.Graph, signature: IoSignature) -> IoSignature:
+    """All tokens are of the first text."""
+    inputs = {value.name: value for value in graph.inputs}
+    if _TYPES not in inputs:
+        return signature
+    emit = Emitter(graph, "types")
+    zeros = emit("Sub", inputs["input_ids"], inputs["input_ids"])
+    inputs[_TYPES].replace_all_uses_with(zeros)
+    emit.place(graph[0])
+    graph.inputs.remove(inputs[_TYPES])
+    return replace(signature, inputs=tuple(tensor for tensor in signature.inputs if tensor.name != _TYPES))

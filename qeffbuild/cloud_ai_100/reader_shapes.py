@@ -1,0 +1,39 @@
+"""A task beyond causal-lm, and its lengths -> its specializations: one for each length, or encoder and decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from qeffbuild.cloud_ai_100.specializations import Specialization, numbered
+from qeffbuild.signature import IoSignature
+from qeffbuild.spec.for_task import input_lengths
+from qeffbuild.spec.types import SpecializationSpec
+
+_NAMES = {"embedding": "Embedding", "sequence-classification": "SeqClassification", "ctc": "CTC"}
+
+
+def reader_specializations(task: str, shapes: SpecializationSpec, signature: IoSignature) -> tuple[Specialization, ...]:
+    """In ascending order of their lengths; of several, each has its number."""
+    if task in _NAMES:
+        return numbered(list(_of_lengths(task, shapes)))
+    return tuple(_of_speech(shapes, signature))
+
+
+def _of_lengths(task: str, shapes: SpecializationSpec) -> Iterator[Specialization]:
+    for length in input_lengths(shapes, task):
+        yield Specialization(name=_NAMES[task], symbols={"batch_size": shapes.batch_size, "seq_len": length})
+
+
+def _of_speech(shapes: SpecializationSpec, signature: IoSignature) -> Iterator[Specialization]:
+    """The first run hears and gives a token; after it one frame stands for nothing new, and the cross cache is read."""
+    frames = next(tensor.axes[2] for tensor in signature.inputs if tensor.name == "input_features")
+    assert frames == "feature_len"
+    slots = shapes.encoder_ctx_len or shapes.ctx_len
+    common = {
+        "batch_size": shapes.batch_size,
+        "decoder_ctx_len": shapes.ctx_len,
+        "encoder_ctx_len": slots,
+        "seq_len": 1,
+    }
+    yield Specialization(name="Encoder", symbols={**common, "feature_len": 2 * slots})
+    yield Specialization(name="Decode", symbols={**common, "feature_len": 1})
