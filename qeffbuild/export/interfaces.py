@@ -177,12 +177,13 @@ def interfaces(choice: AttentionChoice) -> Iterator[None]:
 
 def use(model: nn.Module, implementation: str) -> None:
     """Let every part of the model look its attention up under `implementation`, and its experts under our name."""
-    for config in _configs(model):
+    for config in configs(model):
         config._attn_implementation_internal = implementation
         config._experts_implementation_internal = NAME
 
 
-def _configs(model: nn.Module) -> Iterator[Any]:
+def configs(model: nn.Module) -> Iterator[Any]:
+    """Every configuration that some part of the model holds."""
     seen: dict[int, Any] = {}
     for module in model.modules():
         config: Any = getattr(module, "config", None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,6 @@ from torch import nn
 from qeffbuild.export.states import StateSpec
 
 SCOPES = "pkg.torch.onnx.name_scopes"
-INPUTS = 3  # of the graph before its states
 NUMBERS = frozenset({"layer_idx", "layer_id", "layer_number", "training"})
 
 
@@ -45,15 +44,18 @@ class Layers:
         return re.sub(rf"(\.{re.escape(self.path)}\.){old}(\.)", rf"\g<1>{new}\g<2>", name)
 
 
-def plan(model: Any) -> Layers:
-    """Decide how many layers to trace. Raises NotAlike where there is nothing to gain."""
-    path, stack = _stack(model)
+def plan(model: Any, within: str = "", first: int = 1) -> Layers:
+    """Decide how many layers to trace. Raises NotAlike where there is nothing to gain.
+
+    `within` is the path of the part of the model that has them, where there are others. `first` is the first layer that
+    others may be copies of: what enters an earlier one is not the output of a layer.
+    """
+    path, stack = _stack(model, within)
     kinds = _kinds(stack, model.config.get_text_config(decoder=True))
     count = len(kinds)
     firsts = [kinds.index(kind) for kind in kinds]
-    # Layer 0 is no template: what enters it is not the output of a layer.
-    template = [next((other for other in range(1, count) if kinds[other] == kind), 0) for kind in kinds]
-    traced = max(template) + 1
+    template = [next((other for other in range(first, count) if kinds[other] == kind), 0) for kind in kinds]
+    traced = max(max(template) + 1, first)
     if all(first == layer for layer, first in enumerate(firsts[:traced])):
         # Nothing in the prefix happens twice; one more layer shows what depends on a layer's number.
         traced += 1
@@ -63,9 +65,10 @@ def plan(model: Any) -> Layers:
     return Layers(path=path, count=count, traced=traced, template=tuple(template), twins=tuple(twins))
 
 
-def _stack(model: nn.Module) -> tuple[str, nn.ModuleList]:
+def _stack(model: nn.Module, within: str) -> tuple[str, nn.ModuleList]:
     """The longest list of modules of few classes is the stack of decoder layers."""
-    lists = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
+    parts = ((name, module) for name, module in model.named_modules() if name.startswith(within))
+    lists = [(name, module) for name, module in parts if isinstance(module, nn.ModuleList)]
     stacks = [(name, module) for name, module in lists if len(module) > 1 and len({type(m) for m in module}) <= 3]
     if not stacks:
         raise NotAlike("the model has no list of layers")
@@ -124,7 +127,7 @@ def expand(
 ) -> tuple[StateSpec, ...]:
     """Append the layers that were not traced, and return the states of all. `buffers` are the whole model's."""
     specs = all_states(layers, traced)
-    segments = _Segments(graph, layers, buffers)
+    segments = _Segments(graph, layers, buffers, {spec.name for spec in traced})
     segments.check(traced)
     values = {value.name: value for value in [*graph.inputs, *graph.outputs] if value.name is not None}
     hidden, nodes = segments.hidden[layers.traced - 1], []
@@ -193,14 +196,17 @@ def _copy(node: ir.Node, copies: dict[ir.Value, ir.Value]) -> ir.Node:
 class _Segments:
     """The nodes of each traced layer, and the one value that each hands on."""
 
-    def __init__(self, graph: ir.Graph, layers: Layers, buffers: Mapping[str, torch.Tensor]) -> None:
+    def __init__(
+        self, graph: ir.Graph, layers: Layers, buffers: Mapping[str, torch.Tensor], states: Set[str]
+    ) -> None:
         self.layers = layers
         self.buffers = buffers
         scope = re.compile(rf"(?:.*\.)?{re.escape(layers.path)}\.(\d+)(?:\.|$)")
         self.nodes: list[list[ir.Node]] = [[] for _ in range(layers.traced)]
         self.layer_of: dict[ir.Node, int] = {}
         self.last = next(iter(graph))
-        shared = {*graph.inputs[:INPUTS], *(value for value in graph.initializers.values() if self._is_common(value))}
+        shared = {value for value in graph.inputs if value.name not in states}
+        shared.update(value for value in graph.initializers.values() if self._is_common(value))
         for node in graph:
             layer = _layer(node, scope)
             # Constants, masks and sizes that a layer is the first to need are nobody's own.
@@ -216,7 +222,9 @@ class _Segments:
             self.last = node
         if not all(self.nodes):
             raise NotAlike("a traced layer has no nodes")
-        self.hidden = [self._handed_on(layer) for layer in range(layers.traced)]
+        templates = {*layers.template[layers.traced :], *(one for one, _ in layers.twins)}
+        needed = {layers.traced - 1, *(template - 1 for template in templates), *templates}
+        self.hidden = {layer: self._handed_on(layer) for layer in sorted(needed)}
 
     def _is_common(self, value: ir.Value) -> bool:
         """A buffer of the whole model, such as a rotary table."""

@@ -39,9 +39,45 @@ def _square(self: Any) -> Any:
     return op.Mul(self, self)
 
 
+def _squeeze(self: Any, dim: int) -> Any:
+    """An axis that is not 1 long stays."""
+    return op.Identity(self) if self.shape[dim] != 1 else op.Squeeze(self, op.Constant(value_ints=[dim]))
+
+
+def _conv3d(
+    self: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Sequence[int] = (1, 1, 1),
+    padding: Sequence[int] = (0, 0, 0),
+    dilation: Sequence[int] = (1, 1, 1),
+    groups: int = 1,
+) -> Any:
+    inputs = [self, weight] if bias is None else [self, weight, bias]
+    pads = [*padding, *padding]
+    return op.Conv(*inputs, strides=list(stride), pads=pads, dilations=list(dilation), group=groups)
+
+
+def _conv2d_named_padding(
+    self: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Sequence[int] = (1, 1),
+    padding: str = "valid",
+    dilation: Sequence[int] = (1, 1),
+    groups: int = 1,
+) -> Any:
+    inputs = [self, weight] if bias is None else [self, weight, bias]
+    named = {"valid": "VALID", "same": "SAME_UPPER"}[padding]
+    return op.Conv(*inputs, strides=list(stride), auto_pad=named, dilations=list(dilation), group=groups)
+
+
 TRANSLATIONS: dict[Any, Callable[..., Any]] = {
     aten.split.Tensor: _split,
     aten.split_with_sizes.default: _split_with_sizes,
     aten.chunk.default: _chunk,
     aten.square.default: _square,
+    aten.squeeze.dim: _squeeze,
+    aten.conv2d.padding: _conv2d_named_padding,
+    aten.conv3d.default: _conv3d,
 }

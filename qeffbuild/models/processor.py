@@ -1,0 +1,118 @@
+"""The processor of a model folder: images and text -> the tensors that a model of both takes.
+
+transformers' processors load a part for videos, which needs torchvision, and prefer torchvision for images too. Images
+alone need neither: they go through the same processors' Pillow form, so that one image gives the same numbers wherever
+it is read.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from qeffbuild.errors import AbsentError, ModelError
+
+# What a processor is made of, beside the tokenizer's files.
+FILES = ("processor_config.json", "preprocessor_config.json", "chat_template.jinja", "chat_template.json")
+
+
+def require_pillow() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("PIL") is None:
+        raise AbsentError("tool.absent", "images cannot be read without Pillow", hint="pip install 'qeffbuild[vision]'")
+
+
+def load_processor(folder: Path, model_type: str) -> Any:
+    """transformers' processor of a local folder, for images and text; never looks beyond the folder."""
+    require_pillow()
+    if not any((folder / name).is_file() for name in FILES[:2]):
+        hint = f"copy the model's {FILES[0]} or {FILES[1]} into the folder"
+        raise ModelError("model.processor", "no image processor in the model folder", where=str(folder), hint=hint)
+    try:
+        return class_of(model_type).from_pretrained(str(folder), local_files_only=True)
+    except Exception as problem:
+        first = next(iter(str(problem).strip().splitlines()), type(problem).__name__)
+        found = f"the image processor cannot be read: {first:.160}"
+        raise ModelError("model.processor", found, where=str(folder)) from problem
+
+
+def save_processor(checkpoint: Path, fetched: Mapping[str, Any], out: Path) -> bool:
+    """Copies what a processor is made of beside the tokenizer in `out`; False where there is none."""
+    names = [name for name in FILES if name in fetched]
+    if not any(name in names for name in FILES[:2]):
+        return False
+    out.mkdir(exist_ok=True)
+    for name in names:
+        shutil.copyfile(checkpoint / name, out / name)
+    return True
+
+
+def class_of(model_type: str) -> Any:
+    """The processor class of a model_type, without its part for videos and with Pillow's part for images."""
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+
+    name = PROCESSOR_MAPPING_NAMES.get(model_type)
+    if name is None:
+        raise ModelError("model.unsupported", f"model_type {model_type!r:.60} has no processor in transformers")
+    module = _module_of(str(name))
+    if getattr(module, "num2words", "") is None:
+        module.num2words = str  # it spells the numbers of a video's frames
+    whole = getattr(module, str(name))
+
+    def parts(cls: Any, folder: str, processor_dict: Any = None, **kwargs: Any) -> list[Any]:
+        from transformers import AutoImageProcessor, AutoTokenizer
+
+        made = {
+            "image_processor": lambda: AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True),
+            "tokenizer": lambda: AutoTokenizer.from_pretrained(folder, local_files_only=True),
+        }
+        return [made[part]() if part in made else None for part in whole.get_attributes()]
+
+    def check(self: Any, part: str, value: Any) -> None:
+        """Parts that are made above are what they should be; the others are None."""
+
+    methods = {"_get_arguments_from_pretrained": classmethod(parts), "check_argument_for_proper_class": check}
+    return type(whole.__name__, (whole,), methods)
+
+
+def _module_of(name: str) -> Any:
+    """The module in which a processor class is written."""
+    import transformers
+
+    written = f"class {name}("
+    models = Path(str(transformers.__file__)).parent / "models"
+    for file in sorted(models.glob("*/processing_*.py")):
+        if written in file.read_text("utf-8"):
+            family = file.parent.name
+            _stand_in(family)
+            return importlib.import_module(f"transformers.models.{family}.{file.stem}")
+    raise ModelError("model.unsupported", f"transformers has no {name}")
+
+
+def _stand_in(family: str) -> None:
+    """Some processors import a function from their image processor's torchvision form; the other has it too."""
+    from importlib.util import find_spec
+
+    room = f"transformers.models.{family}"
+    wanted, other = f"{room}.image_processing_{family}", f"{room}.image_processing_pil_{family}"
+    if find_spec("torchvision") is None and wanted not in sys.modules and find_spec(other) is not None:
+        sys.modules[wanted] = importlib.import_module(other)
+
+
+def has_processor(fetched: Mapping[str, Any]) -> bool:
+    return any(name in fetched for name in FILES[:2])
+
+
+def said_by(folder: Path) -> dict[str, Any]:
+    """What the processor's own files say, both in one."""
+    said: dict[str, Any] = {}
+    for name in FILES[1::-1]:
+        if (folder / name).is_file():
+            said |= json.loads((folder / name).read_text("utf-8"))
+    return said
