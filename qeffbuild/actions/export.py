@@ -9,7 +9,8 @@ from typing import Any
 from qeffbuild.errors import ModelError
 from qeffbuild.executor.work import Work
 from qeffbuild.export import export
-from qeffbuild.models.tasks import CAUSAL
+from qeffbuild.models.processor import PACKED, load_packed
+from qeffbuild.models.tasks import CAUSAL, IMAGE_TEXT
 
 
 def run(work: Work) -> None:
@@ -19,6 +20,13 @@ def run(work: Work) -> None:
         _refuse_own_code(facts["config"])
     if facts["task"] == CAUSAL:
         export(facts, work.out, dtype=work.params["dtype"], progress=work.progress)
+        return
+    if facts["task"] == IMAGE_TEXT:
+        from qeffbuild.export import image_text
+
+        processor = load_packed(work.inputs["model"] / PACKED, facts["config"]["model_type"], work.out / "processor")
+        wanted = {name: work.params[name] for name in ("img_size", "max_num_images", "kv_offload")}
+        image_text.export(facts, processor, work.out, **wanted, progress=work.progress)
         return
     from qeffbuild.export import tasks
 

@@ -1,5 +1,7 @@
 """A model folder -> model.json (sizes and digests of its files) and facts.json; for scale=tiny, the model itself.
 
+Of a model that sees, processor.zip holds what its processor is made of.
+
 Weights stay where they are. Two kinds are written here, into `model/`: tiny random ones, and pickles as safetensors.
 """
 
@@ -13,6 +15,8 @@ from pathlib import Path
 from qeffbuild.errors import VerificationError
 from qeffbuild.executor.work import Work
 from qeffbuild.models import DEMO, listing, read_facts
+from qeffbuild.models.processor import PACKED, pack
+from qeffbuild.models.tasks import IMAGE_TEXT
 
 _PIECE = 4 << 20
 
@@ -26,6 +30,8 @@ def run(work: Work) -> None:
     said = {"schema": 1, "files": files}
     (work.out / "model.json").write_text(json.dumps(said, indent=1, sort_keys=True) + "\n", "utf-8")
     facts.save(work.out / "facts.json")
+    if facts.task == IMAGE_TEXT:
+        pack(folder, tuple(files), work.out / PACKED)
 
 
 def _folder(work: Work) -> Path:

@@ -91,6 +91,7 @@ def _manifest(graphs: Sequence[Member], work: Work, facts: Mapping[str, Any], ha
         }
         if PREFILL in work.inputs and member is graphs[0]:
             said[member.name][PREFILL] = f"{member.name}.{PREFILL}.onnx"
+    exported = json.loads((work.inputs["exported"] / "export.json").read_text())
     return {
         "backend": work.params["backend"],
         "task": facts["task"],
@@ -99,6 +100,7 @@ def _manifest(graphs: Sequence[Member], work: Work, facts: Mapping[str, Any], ha
         "model": model_facts(facts),
         "quantization": {**work.params["quantization"], **_encoded(lowered), **_measured(work)},
         "tokenizer": TOKENIZER if has_tokenizer else None,
+        **({"image": exported["image"]} if "image" in exported else {}),
     }
 
 
@@ -137,7 +139,7 @@ def _try_graph(session: Any, package: Package, name: str, *, is_finite_wanted: b
     session.hold(states, {tensor.name: _trial(tensor) for tensor in signature.held})
     inputs = {tensor.name: _trial(tensor) for tensor in signature.inputs}
     if "position_ids" in inputs:
-        inputs["position_ids"] = np.array([[0, -1]])
+        inputs["position_ids"][:] = [0, -1]
     made = session.run(name, inputs, states)
     vocabulary = package.model["vocab_size"]
     if package.manifest["task"] in GENERATING and "logits" in made and made["logits"].shape[-1] < vocabulary:

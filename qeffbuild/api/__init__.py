@@ -13,6 +13,7 @@ from qeffbuild.api.locking import Lock, read_lock, write_lock
 from qeffbuild.api.planning import Outlook, Planned, UpToDate, plan, plan_together
 from qeffbuild.api.specs import admit, check_out, compose, known_task, open_store
 from qeffbuild.api.using import (
+    CONTINUING,
     asked_of,
     bench,
     check_asked,
@@ -27,6 +28,7 @@ from qeffbuild.api.using import (
 from qeffbuild.report.keeping import cache_du, cache_gc, cache_ls, cache_verify
 
 __all__ = [
+    "CONTINUING",
     "Built",
     "Lock",
     "Outlook",

@@ -16,11 +16,14 @@ if TYPE_CHECKING:
     from qeffbuild.runtime.reading import Answers, Asked, Reader
 
 
+CONTINUING = ("causal-lm", "image-text")  # tasks that go on with a text
+
+
 def open_engine(built: Built) -> Engine:
     """The package, loaded on its devices, to go on with texts."""
     from qeffbuild.runtime.engine import Engine
 
-    if (task := task_of(built)) != "causal-lm":
+    if (task := task_of(built)) not in CONTINUING:
         found = f"{built.spec.model.name}: a model of task {task} does not go on with a text"
         raise RunError("run.task", found, hint="`qeffbuild run` prints what it does")
     return Engine.open(built.package, threads=_threads(built))
@@ -44,7 +47,7 @@ def asked_of(spec: BuildSpec) -> Asked:
     """What a run of the spec is given; a model that hears has no use for its example prompts."""
     from qeffbuild.runtime.reading import Asked
 
-    return Asked(prompts=prompts_of(spec), audio=spec.audio, decoding=spec.decoding)
+    return Asked(prompts=prompts_of(spec), audio=spec.audio, images=spec.images, decoding=spec.decoding)
 
 
 def _threads(built: Built) -> int | None:
@@ -73,8 +76,8 @@ def run(built: Built) -> Generation | Answers:
     """Answers to what the spec asks: text, embeddings, labels or transcripts, by the model's task."""
     asked = asked_of(built.spec)
     check_asked(task_of(built), asked)
-    if task_of(built) == "causal-lm":
-        return open_engine(built).generate(asked.prompts, asked.decoding)
+    if task_of(built) in CONTINUING:
+        return open_engine(built).generate(asked.prompts, asked.decoding, asked.images)
     return open_reader(built).answer(asked)
 
 

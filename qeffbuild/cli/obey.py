@@ -205,11 +205,11 @@ def run(job: Job, call: Call) -> Answer:
         api.check_asked(task, asked)
     built = job.built()
     api.check_asked(task := api.task_of(built), asked)
-    if task != "causal-lm":
+    if task not in api.CONTINUING:
         return _read(job, built, asked)
     prompts = asked.prompts
     engine = api.open_engine(built)
-    stream = engine.stream(prompts, job.spec.decoding)
+    stream = engine.stream(prompts, job.spec.decoding, asked.images)
     if not job.as_json:
         _stream(stream, prompts)
     result = stream.result()

@@ -119,7 +119,7 @@ def _errors(language: Language, expected: Expected, *, splitting: bool) -> Itera
     rows = expected.rows
     ctx_len = max(len(row.tokens) for row in rows) + 4
     states = [spec.zeros(len(rows), ctx_len) for spec in language.form.states]
-    vision = [torch.cat(parts, dim=-3) for parts in zip(*(row.vision for row in rows), strict=True)]
+    vision = [torch.cat(parts) for parts in zip(*(row.vision for row in rows), strict=True)]
     image_idx = torch.zeros(len(rows), 1, dtype=torch.long)
     done = [0 for _ in rows]
     for stops in _schedule(rows, splitting=splitting):

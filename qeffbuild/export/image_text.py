@@ -33,10 +33,10 @@ from qeffbuild.export.selfcheck import TOLERANCE, Disagreement
 from qeffbuild.export.shrink import MOST_PARAMETERS
 from qeffbuild.export.shrink_image import smaller
 from qeffbuild.export.states import CacheForm, StateSpec, probe
-from qeffbuild.export.vision import PIXELS, SEGMENTS, Picture, Vision, stacked_layers
-from qeffbuild.graph.folder import place
-from qeffbuild.models.images import blank, processed, size_of
+from qeffbuild.export.vision import SEGMENTS, Picture, Vision, stacked_layers
+from qeffbuild.graphs import place
 from qeffbuild.models.image_positions import RULE
+from qeffbuild.models.images import blank, described, processed, size_of
 from qeffbuild.signature import IoSignature, Tensor
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ _VISION_ATTENTIONS = (SEGMENTS, "eager")
 class ImageFacts:
     """What whoever feeds the graphs has to know: images of which size, and what becomes of one.
 
-    `processed` are the shapes of what the processor gives for one image; `whole_images` says that an image may not be
+    `processed` describes what the processor gives for one image; `whole_images` says that an image may not be
     split over chunks, because its pieces see one another.
     """
 
@@ -59,7 +59,7 @@ class ImageFacts:
     vision_size: int
     whole_images: bool
     has_grid: bool
-    processed: Mapping[str, tuple[int, ...]]
+    processed: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +154,7 @@ def export(
             vision_size=small.expected.vision_size,
             whole_images=chosen.whole_images,
             has_grid=hasattr(small.model.base_model, RULE),
-            processed={name: tuple(value.shape) for name, value in one.items()},
+            processed=described(one),
         )
         report = _report(said["model_type"], small, chosen, traced, rejected, image)
         _write(traced, report, out)
@@ -172,7 +172,8 @@ def _small(config: Any, one: Mapping[str, Any]) -> _Small:
     for said in smaller(config):
         try:
             shrunken = skeleton.configuration(said)
-            if sum(parameter.numel() for parameter in skeleton.skeleton(shrunken, _make).parameters()) > MOST_PARAMETERS:
+            parameters = skeleton.skeleton(shrunken, _make).parameters()
+            if sum(parameter.numel() for parameter in parameters) > MOST_PARAMETERS:
                 raise ValueError("it cannot be made small enough")
             model = skeleton.small_model(shrunken, _make)
             picture = Picture.of(one, model)
@@ -348,9 +349,7 @@ def _path_of(model: nn.Module, part: nn.Module) -> str:
     return next(name for name, module in model.named_modules() if module is part)
 
 
-def _order(
-    graph: ir.Graph, inputs: Sequence[Tensor], specs: Sequence[StateSpec], held: Sequence[Tensor]
-) -> None:
+def _order(graph: ir.Graph, inputs: Sequence[Tensor], specs: Sequence[StateSpec], held: Sequence[Tensor]) -> None:
     """Inputs, states, what is held: as the signature says."""
     values = {value.name: value for value in graph.inputs}
     names = [*(tensor.name for tensor in inputs), *(spec.name for spec in specs), *(tensor.name for tensor in held)]
@@ -370,7 +369,7 @@ class Together(nn.Module):
         *said, pixels = tensors
         rows = said[0].shape[0]
         embedded = vision(pixels)
-        spread = [made.expand(*made.shape[:-3], rows, *made.shape[-2:]) for made in embedded]
+        spread = [made.expand(rows, *made.shape[1:]) for made in embedded]
         return language(*said, *spread)
 
 

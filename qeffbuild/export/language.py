@@ -54,7 +54,7 @@ class Language(Decoder):
     def held(self) -> tuple[Tensor, ...]:
         """What the vision graph gives, a row of it for each row of tokens."""
         rows = ("batch_size", "vision_size", self.model.config.get_text_config().hidden_size)
-        axes = {EMBEDDINGS: rows, DEEPSTACK: (stacked_layers(self.model), *rows)}
+        axes = {EMBEDDINGS: rows, DEEPSTACK: (rows[0], stacked_layers(self.model), *rows[1:])}
         return tuple(Tensor(name=name, dtype="float32", axes=axes[name]) for name in self.vision)
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:  # type: ignore[override]
@@ -83,15 +83,15 @@ class Language(Decoder):
         """What the model's own vision part would hand on, with one embedding for every token."""
         embeddings, *layers = chosen
         pooled = [embeddings.flatten(0, 1)] if self.is_listed else embeddings
-        stacks = [[layer.flatten(0, 1)] for layer in layers[0]] if layers else None
+        stacks = [[layer.flatten(0, 1)] for layer in layers[0].unbind(1)] if layers else None
         return SimpleNamespace(pooler_output=pooled, deepstack_features=stacks)
 
 
 def _taken(embeddings: torch.Tensor, is_image: torch.Tensor, image_idx: torch.Tensor) -> torch.Tensor:
-    """embeddings[..., B, V, D] -> [..., B, S, D]: for each token the embedding that it takes if it stands for one."""
+    """embeddings[B, ..., V, D] -> [B, ..., S, D]: for each token the embedding that it takes if it stands for one."""
     index = (image_idx + is_image.cumsum(1) - 1).clamp(min=0, max=embeddings.shape[-2] - 1)
-    index = index[:, :, None].expand(*embeddings.shape[:-2], index.shape[1], embeddings.shape[-1])
-    return torch.gather(embeddings, embeddings.dim() - 2, index)
+    index = index[:, :, None] if embeddings.dim() == 3 else index[:, None, :, None]
+    return torch.gather(embeddings, -2, index.expand(*embeddings.shape[:-2], -1, embeddings.shape[-1]))
 
 
 def _by_place(is_image: torch.Tensor, places: torch.Tensor, ctx_len: int) -> torch.Tensor:

@@ -196,9 +196,7 @@ def _copy(node: ir.Node, copies: dict[ir.Value, ir.Value]) -> ir.Node:
 class _Segments:
     """The nodes of each traced layer, and the one value that each hands on."""
 
-    def __init__(
-        self, graph: ir.Graph, layers: Layers, buffers: Mapping[str, torch.Tensor], states: Set[str]
-    ) -> None:
+    def __init__(self, graph: ir.Graph, layers: Layers, buffers: Mapping[str, torch.Tensor], states: Set[str]) -> None:
         self.layers = layers
         self.buffers = buffers
         scope = re.compile(rf"(?:.*\.)?{re.escape(layers.path)}\.(\d+)(?:\.|$)")

@@ -41,7 +41,8 @@ def _square(self: Any) -> Any:
 
 def _squeeze(self: Any, dim: int) -> Any:
     """An axis that is not 1 long stays."""
-    return op.Identity(self) if self.shape[dim] != 1 else op.Squeeze(self, op.Constant(value_ints=[dim]))
+    axes: Any = op.Constant(value_ints=[dim])
+    return op.Identity(self) if self.shape[dim] != 1 else op.Squeeze(self, axes)
 
 
 def _conv3d(

@@ -10,6 +10,7 @@ import contextlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -48,7 +49,7 @@ class Picture:
 
 
 class Vision(nn.Module):
-    """pixel_values -> vision_embeds [1, tokens, width], and deepstack_features [layers, 1, tokens, width] if it has."""
+    """pixel_values -> vision_embeds [1, tokens, width], and deepstack_features [1, layers, tokens, width]."""
 
     def __init__(self, model: Any, picture: Picture, *, attention: str) -> None:
         super().__init__()
@@ -73,7 +74,7 @@ class Vision(nn.Module):
             layers = getattr(made, "deepstack_features", None)
             if not layers:
                 return (embeddings,)
-            return embeddings, torch.stack([_rows(layer)[None] for layer in layers])
+            return embeddings, torch.stack([_rows(layer) for layer in layers])[None]
 
 
 def stacked_layers(model: Any) -> int:
@@ -132,10 +133,10 @@ def attend_within_segments(
         repeats = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
     starts = [] if cu_seq_lens_q is None else cu_seq_lens_q.tolist()
-    lengths = [stop - start for start, stop in zip(starts, starts[1:], strict=False) if stop > start]
+    lengths = [stop - start for start, stop in pairwise(starts) if stop > start]
     if len(lengths) > 1 and len(set(lengths)) == 1:  # segments of one length are rows of a batch
-        rows = [_to_rows(tensor, len(lengths)) for tensor in (query, key, value)]
-        made = _attend(*rows, None, scale).transpose(1, 2)
+        query, key, value = (_to_rows(tensor, len(lengths)) for tensor in (query, key, value))
+        made = _attend(query, key, value, None, scale).transpose(1, 2)
         return made.reshape(1, -1, *made.shape[2:]), None
     if len(lengths) > 1:
         owner = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
@@ -173,7 +174,7 @@ def _attending(model: nn.Module, attention: str, own: Mapping[type[nn.Module], C
     tables[1][SEGMENTS] = masking_utils.sdpa_mask
     patched = {cls: cls.forward for cls in own}
     for cls, forward in own.items():
-        cls.forward = forward  # type: ignore[method-assign]
+        cls.forward = forward
     chosen = [(config, config._attn_implementation_internal) for config in configs(model)]
     use(model, attention)
     try:
@@ -182,7 +183,7 @@ def _attending(model: nn.Module, attention: str, own: Mapping[type[nn.Module], C
         for config, name in chosen:
             config._attn_implementation_internal = name
         for cls, forward in patched.items():
-            cls.forward = forward  # type: ignore[method-assign]
+            cls.forward = forward
         for table, entries in zip(tables, before, strict=True):
             table.clear()
             table.update(entries)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ def read_image(path: Path) -> Any:
     except FileNotFoundError:
         raise RunError("run.image", f"no such image: {path}", hint="images=[FILE] names a local file") from None
     except UnidentifiedImageError:
-        raise RunError("run.image", f"{path}: not an image that Pillow reads", hint="PNG or JPEG, for instance") from None
+        raise RunError(
+            "run.image", f"{path}: not an image that Pillow reads", hint="PNG or JPEG, for instance"
+        ) from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as problem:
         raise RunError("run.image", f"{path}: cannot be read: {problem!s:.120}", hint="is the file whole?") from problem
 
@@ -48,13 +51,26 @@ def blank(size: Size, count: int = 1) -> list[Any]:
     from PIL import Image
 
     height, width = size
-    return [Image.linear_gradient("L").resize((width, height)).point(lambda level: 64 + level // 2).convert("RGB")] * count
+    gradient = Image.linear_gradient("L").resize((width, height))
+    return [gradient.point(lambda level: 64 + level // 2).convert("RGB")] * count
 
 
-def fitted(processor: Any, image: Any, size: Size, wanted: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-    """The image processed as it is where that gives tensors of the `wanted` shapes, else brought to the size first."""
-    made = processed(processor, [image])
-    if {name: list(value.shape) for name, value in made.items()} == dict(wanted):
-        return made
+def fitting(processor: Any, image: Any, size: Size, wanted: Mapping[str, Any]) -> Any:
+    """The image as it is where that gives what was built for, else brought to the size that was."""
+    if described(processed(processor, [image])) == dict(wanted):
+        return image
     height, width = size
-    return processed(processor, [image.resize((width, height))])
+    return image.resize((width, height))
+
+
+def described(made: Mapping[str, Any]) -> dict[str, Any]:
+    """The shapes of pixels, and the values of what counts, measures or masks them (of many, a digest)."""
+    return {name: _described(value) for name, value in made.items() if hasattr(value, "dim")}
+
+
+def _described(value: Any) -> Any:
+    if value.is_floating_point():
+        return list(value.shape)
+    if value.dim() <= 2:
+        return value.tolist()
+    return [*value.shape, sha256(value.numpy().tobytes()).hexdigest()]

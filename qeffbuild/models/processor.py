@@ -8,17 +8,19 @@ it is read.
 from __future__ import annotations
 
 import importlib
-import json
 import shutil
 import sys
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from qeffbuild.errors import AbsentError, ModelError
+from qeffbuild.models.files import CONFIG, GENERATION_CONFIG
 
-# What a processor is made of, beside the tokenizer's files.
-FILES = ("processor_config.json", "preprocessor_config.json", "chat_template.jinja", "chat_template.json")
+# Either says how images are prepared.
+_SAYS = ("processor_config.json", "preprocessor_config.json")
+PACKED = "processor.zip"
 
 
 def require_pillow() -> None:
@@ -31,8 +33,8 @@ def require_pillow() -> None:
 def load_processor(folder: Path, model_type: str) -> Any:
     """transformers' processor of a local folder, for images and text; never looks beyond the folder."""
     require_pillow()
-    if not any((folder / name).is_file() for name in FILES[:2]):
-        hint = f"copy the model's {FILES[0]} or {FILES[1]} into the folder"
+    if not any((folder / name).is_file() for name in _SAYS):
+        hint = f"copy the model's {_SAYS[0]} or {_SAYS[1]} into the folder"
         raise ModelError("model.processor", "no image processor in the model folder", where=str(folder), hint=hint)
     try:
         return class_of(model_type).from_pretrained(str(folder), local_files_only=True)
@@ -42,15 +44,22 @@ def load_processor(folder: Path, model_type: str) -> Any:
         raise ModelError("model.processor", found, where=str(folder)) from problem
 
 
-def save_processor(checkpoint: Path, fetched: Mapping[str, Any], out: Path) -> bool:
-    """Copies what a processor is made of beside the tokenizer in `out`; False where there is none."""
-    names = [name for name in FILES if name in fetched]
-    if not any(name in names for name in FILES[:2]):
-        return False
-    out.mkdir(exist_ok=True)
-    for name in names:
-        shutil.copyfile(checkpoint / name, out / name)
-    return True
+def pack(folder: Path, names: Sequence[str], out: Path) -> None:
+    """The processor's and the tokenizer's files of `names` in one archive, the same bytes for the same files."""
+    with zipfile.ZipFile(out, "w") as archive:
+        for name in sorted({*names, CONFIG} - {GENERATION_CONFIG}):
+            if not name.endswith((".safetensors", ".bin", ".index.json", ".py")):
+                archive.writestr(zipfile.ZipInfo(name), (folder / name).read_bytes())
+
+
+def load_packed(archive: Path, model_type: str, room: Path) -> Any:
+    """The processor of an archive that `pack` wrote; `room` is a folder for its files, which are gone afterwards."""
+    with zipfile.ZipFile(archive) as packed:
+        packed.extractall(room)
+    try:
+        return load_processor(room, model_type)
+    finally:
+        shutil.rmtree(room)
 
 
 def class_of(model_type: str) -> Any:
@@ -103,16 +112,3 @@ def _stand_in(family: str) -> None:
     wanted, other = f"{room}.image_processing_{family}", f"{room}.image_processing_pil_{family}"
     if find_spec("torchvision") is None and wanted not in sys.modules and find_spec(other) is not None:
         sys.modules[wanted] = importlib.import_module(other)
-
-
-def has_processor(fetched: Mapping[str, Any]) -> bool:
-    return any(name in fetched for name in FILES[:2])
-
-
-def said_by(folder: Path) -> dict[str, Any]:
-    """What the processor's own files say, both in one."""
-    said: dict[str, Any] = {}
-    for name in FILES[1::-1]:
-        if (folder / name).is_file():
-            said |= json.loads((folder / name).read_text("utf-8"))
-    return said

@@ -92,7 +92,8 @@ def save_tokenizer(checkpoint: Path, fetched: Mapping[str, Any], out: Path) -> b
             shutil.copyfile(checkpoint / name, out / name)
         return True
     load_tokenizer(checkpoint).save_pretrained(out)
-    for name in (name for name in _PROCESSORS if name in fetched):
+    around = [name for name in _PROCESSORS if name in fetched]
+    for name in [*around, *(["config.json"] if around else [])]:
         shutil.copyfile(checkpoint / name, out / name)
     config = out / "tokenizer_config.json"
     said = {key: value for key, value in json.loads(config.read_text()).items() if key not in _PLACE}

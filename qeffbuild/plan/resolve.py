@@ -25,7 +25,7 @@ _KINDS: dict[Goal, tuple[str, ...]] = {
 
 
 # What of a model's choice the neutral graph depends on; its task is a fact by then.
-_EXPORTED = ("dtype", "pooling", "normalize", "trust_remote_code")
+_EXPORTED = ("dtype", "pooling", "normalize", "kv_offload", "trust_remote_code")
 
 
 def resolve(spec: BuildSpec, goal: Goal, backend_steps: BackendSteps) -> Plan:
@@ -98,11 +98,20 @@ def _front(spec: BuildSpec) -> tuple[Step, Step, Step]:
     export = Step(
         name="export",
         action="qeffbuild.actions.export",
-        params={name: getattr(model, name) for name in _EXPORTED},
-        reads={name: f"model.{name}" for name in _EXPORTED},
+        params={
+            **{name: getattr(model, name) for name in _EXPORTED},
+            "img_size": list(shapes.img_size),
+            "max_num_images": shapes.max_num_images,
+        },
+        reads={
+            **{name: f"model.{name}" for name in _EXPORTED},
+            "img_size": "specialization.img_size",
+            "max_num_images": "specialization.max_num_images",
+        },
         inputs={"model": "fetch"},
         # The graph points at weights by file and offset: other weights in the same places give the same graph.
-        narrow={"model": ("facts.json",)},
+        # What becomes of an image is for its processor to say.
+        narrow={"model": ("facts.json", "processor.zip")},
         after=("check",),
         code=(
             "qeffbuild.export",

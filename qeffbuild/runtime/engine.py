@@ -13,9 +13,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qeffbuild.errors import RunError
+from qeffbuild.models.tasks import IMAGE_TEXT
 from qeffbuild.package import Package
 from qeffbuild.runtime import speculation
 from qeffbuild.runtime.adapters import Adapters
@@ -28,6 +29,9 @@ from qeffbuild.runtime.speculation import Drafter, check_target
 from qeffbuild.runtime.state import State
 from qeffbuild.runtime.tokenizer import TextStream, Tokenizer, open_tokenizer
 from qeffbuild.spec.types import DecodingSpec
+
+if TYPE_CHECKING:
+    from qeffbuild.runtime.seeing import Eyes
 
 Prompt = str | Sequence[int]  # text, or token ids as they are
 
@@ -54,8 +58,11 @@ class Engine:
         *,
         adapters: Adapters = Adapters(),  # noqa: B008 - frozen
         threads: int | None = None,
+        state: State | None = None,
+        eyes: Eyes | None = None,
         load_s: float = 0.0,
     ) -> None:
+        self.eyes = eyes
         self.limits = limits
         self.tokenizer = tokenizer
         self.adapters = adapters
@@ -63,7 +70,7 @@ class Engine:
         self._threads = threads
         self._drafter: tuple[tuple[str | None, int], Drafter] | None = None
         self._loaded = 0  # the adapter whose weights are in the inputs
-        self.state = State(session, limits)
+        self.state = State(session, limits) if state is None else state
         self.current: Stream | None = None
 
     @classmethod
@@ -72,25 +79,30 @@ class Engine:
         package = Package.open(path)
         limits = Limits.from_manifest(package.manifest)
         tokenizer = open_tokenizer(package.tokenizer) if package.tokenizer else None
-        engine = cls(
-            open_session(package, threads=threads), limits, tokenizer, adapters=Adapters.of(package), threads=threads
-        )
+        session = open_session(package, threads=threads)
+        seeing = _seeing(package, session, limits) if package.task == IMAGE_TEXT else {}
+        engine = cls(session, limits, tokenizer, adapters=Adapters.of(package), threads=threads, **seeing)
         engine.load_s = perf_counter() - began
         return engine
 
-    def generate(self, prompts: Prompt | Sequence[Prompt], decoding: DecodingSpec) -> Generation:
+    def generate(
+        self, prompts: Prompt | Sequence[Prompt], decoding: DecodingSpec, images: Sequence[str] = ()
+    ) -> Generation:
         """Answers every prompt."""
-        return self.stream(prompts, decoding).result()
+        return self.stream(prompts, decoding, images).result()
 
-    def stream(self, prompts: Prompt | Sequence[Prompt], decoding: DecodingSpec) -> Stream:
+    def stream(self, prompts: Prompt | Sequence[Prompt], decoding: DecodingSpec, images: Sequence[str] = ()) -> Stream:
         """Answers every prompt, token by token as they come; all prompts are checked before anything runs."""
         tally = Tally()
         asked = _listed(prompts)
         adapter = self.adapters.id_of(decoding.adapter)
-        requests = [
-            Request(id=place, token_ids=tuple(self.encode(prompt, place)), decoding=decoding, adapter=adapter)
-            for place, prompt in enumerate(asked)
-        ]
+        if self.eyes is not None:
+            requests = self.eyes.requests(asked, images, decoding)
+        else:
+            requests = [
+                Request(id=place, token_ids=tuple(self.encode(prompt, place)), decoding=decoding, adapter=adapter)
+                for place, prompt in enumerate(asked)
+            ]
         if not requests:
             raise RunError("run.prompt", "there is no prompt", hint='give one: prompts=["Hi there!!"]')
         for request in requests:
@@ -172,6 +184,8 @@ class Stream:
             if turn.width > 1 and not turn.is_prefill:
                 yield from self._verify(turn, since)
                 continue
+            for answer in turn.entering:
+                self._engine.state.begin(answer.slot, answer.request.seen)
             logits_BNV = self._engine.state.run(turn.width, turn.rows)
             token_ids = self._choose(turn, logits_BNV[:, 0]) if turn.ready else []
             finishes = self._scheduler.advance(turn, token_ids)
@@ -232,6 +246,15 @@ class Stream:
         )
         del self._samplers[place]
         return self._texts.pop(place).flush() if tokenizer else ""
+
+
+def _seeing(package: Package, session: Session, limits: Limits) -> dict[str, Any]:
+    """What an engine of a model that sees has beyond another's."""
+    from qeffbuild.runtime.image_state import VISION, ImageState
+    from qeffbuild.runtime.seeing import Eyes
+
+    eyes = Eyes(package)
+    return {"eyes": eyes, "state": ImageState(session, limits, eyes.facts, has_vision=VISION in package.graphs)}
 
 
 def _listed(prompts: Prompt | Sequence[Prompt]) -> Sequence[Prompt]:

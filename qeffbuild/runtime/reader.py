@@ -6,6 +6,7 @@ from pathlib import Path
 from time import perf_counter
 
 from qeffbuild.errors import RunError
+from qeffbuild.models.tasks import IMAGE_TEXT
 from qeffbuild.package import Package
 from qeffbuild.runtime.reading import Asked, Reader
 from qeffbuild.runtime.session import open_session
@@ -25,6 +26,11 @@ def open_reader(path: Path, *, threads: int | None = None) -> Reader:
 
 def check_asked(task: str, asked: Asked) -> None:
     """Refuses texts for a model that hears and sounds for one that reads, before anything is built."""
+    if asked.images and task != IMAGE_TEXT:
+        raise RunError("run.image", f"images: a model of task {task} does not see", hint="leave them out")
+    for name in asked.images:
+        if not Path(name).is_file():
+            raise RunError("run.image", f"images: there is no file {name}", hint="check the path")
     if task in HEARING:
         if asked.prompts:
             raise RunError("run.prompt", f"prompts: text, but a model of task {task} hears", hint="audio=[FILE.wav]")

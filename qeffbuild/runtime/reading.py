@@ -17,6 +17,7 @@ class Asked:
 
     prompts: tuple[str, ...] = ()
     audio: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
     decoding: DecodingSpec = field(default_factory=DecodingSpec)
 
 

@@ -49,6 +49,8 @@ class Request:
     token_ids: tuple[int, ...]
     decoding: DecodingSpec
     adapter: int = 0  # which one answers; 0 is the model alone
+    seen: Any = None  # what its images are to the model
+    whole: tuple[tuple[int, int], ...] = ()  # tokens that have to be fed together, from and to
 
     def check(self, limits: Limits) -> None:
         """Raises RunError when the prompt cannot be run in these limits."""
@@ -60,6 +62,14 @@ class Request:
                 "run.prompt",
                 f"{name} has {length} tokens, but ctx_len is {limits.ctx_len} and holds prompt and answer",
                 hint=f"shorten it to {limits.ctx_len - 1} tokens, or build with specialization.ctx_len={length + 1}",
+            )
+        longest = max((stop - start for start, stop in self.whole), default=0)
+        if longest > limits.prefill_seq_len:
+            raise RunError(
+                "run.image",
+                f"{name}: an image of {longest} tokens that see one another, but prefill_seq_len is "
+                f"{limits.prefill_seq_len}",
+                hint=f"build with specialization.prefill_seq_len={longest}",
             )
         wrong = next((token for token in self.token_ids if not 0 <= token < limits.vocab_size), None)
         if wrong is not None:

@@ -43,6 +43,7 @@ class Turn:
     is_prefill: bool
     rows: list[Row]
     ready: list[Answer]
+    entering: Sequence[Answer] = ()  # those that feed their first token
 
 
 # Answers, and for each how many tokens at most -> for each what may come next.
@@ -117,17 +118,18 @@ class Scheduler:
 
     def _prefill(self) -> Turn:
         width = self._limits.prefill_seq_len
+        stops = [_stop(answer, width) for answer in self._prefilling]
         rows = [
-            Row(answer.slot, answer.cached, answer.token_ids[answer.cached :][:width], answer.request.adapter)
-            for answer in self._prefilling
+            Row(answer.slot, answer.cached, answer.token_ids[answer.cached : stop], answer.request.adapter)
+            for answer, stop in zip(self._prefilling, stops, strict=True)
         ]
         # A row's first token comes from its own last chunk: the others may still have chunks to go, or be done.
-        ready = [answer for answer in self._prefilling if answer.cached + width >= len(answer.token_ids)]
-        return Turn(width, True, rows, ready)
+        ready = [answer for answer, stop in zip(self._prefilling, stops, strict=True) if stop == len(answer.token_ids)]
+        return Turn(width, True, rows, ready, [answer for answer in self._prefilling if not answer.cached])
 
     def _after_prefill(self, turn: Turn) -> None:
-        for answer in self._prefilling:
-            answer.cached = min(answer.cached + turn.width, len(answer.token_ids))
+        for answer, row in zip(self._prefilling, turn.rows, strict=True):
+            answer.cached += len(row.token_ids)
         self._prefilling = [answer for answer in self._prefilling if answer.cached < len(answer.token_ids)]
         self._decoding = self._decoding + turn.ready
 
@@ -143,3 +145,12 @@ class Scheduler:
         self._decoding = [answer for answer in self._decoding if answer.slot not in slots]
         for slot in slots:
             heapq.heappush(self._free, slot)
+
+
+def _stop(answer: Answer, width: int) -> int:
+    """Where a chunk ends: after `width` tokens, or before what has to be fed together and does not fit."""
+    stop = min(answer.cached + width, len(answer.token_ids))
+    for first, last in answer.request.whole:
+        if answer.cached < first < stop < last:
+            return first
+    return stop

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -36,13 +37,15 @@ class Buffers:
 class State:
     """One cache of `limits.slots` rows, and the way to run tokens through it."""
 
+    inputs: tuple[str, ...] = INPUTS
+
     def __init__(self, session: Session, limits: Limits) -> None:
         signature = session.signature(GRAPH)
         dtypes = {tensor.name: np.dtype(tensor.dtype) for tensor in signature.inputs}
-        if set(dtypes) - {LORA_IDS} != set(INPUTS):
+        if set(dtypes) - {LORA_IDS} != set(self.inputs):
             raise RunError(
                 "run.task",
-                f"the graph's inputs are {', '.join(dtypes)}; text is generated from {', '.join(INPUTS)}",
+                f"the graph's inputs are {', '.join(dtypes)}; text is generated from {', '.join(self.inputs)}",
                 hint="build a package with model.task=causal-lm",
             )
         self.session = session
@@ -50,6 +53,9 @@ class State:
         self._dtypes = dtypes
         self.states = session.allocate(GRAPH, limits.slots, limits.ctx_len)
         self._buffers: dict[tuple[int, bool], Buffers] = {}
+
+    def begin(self, slot: int, seen: Any) -> None:
+        """A prompt enters a slot; text alone leaves nothing to prepare."""
 
     def run(self, width: int, rows: Iterable[Row], *, every_position: bool = False) -> np.ndarray:
         """Logits [slots, 1, vocab] at each row's last token, or [slots, width, vocab] at every position.

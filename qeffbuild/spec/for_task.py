@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from qeffbuild.errors import SpecError
+from qeffbuild.errors import QeffBuildError, RunError, SpecError
 from qeffbuild.spec import matrix
 from qeffbuild.spec.types import BuildSpec, SpecializationSpec
 
@@ -33,7 +33,7 @@ def check_task(spec: BuildSpec, task: str) -> None:
         raise fault
 
 
-def _strangers(spec: BuildSpec, task: str) -> Iterator[SpecError]:
+def _strangers(spec: BuildSpec, task: str) -> Iterator[QeffBuildError]:
     shapes, model = spec.specialization, spec.model
     if task != "causal-lm" and task != "image-text":
         for name in _OF_A_DECODER:
@@ -43,6 +43,16 @@ def _strangers(spec: BuildSpec, task: str) -> Iterator[SpecError]:
         yield _fault("specialization.seq_len", f"it is for encoders, and this model's task is {task}")
     if shapes.encoder_ctx_len is not None and task != "speech-seq2seq":
         yield _fault("specialization.encoder_ctx_len", f"it is for speech-seq2seq, and this model's task is {task}")
+    if task != "image-text":
+        if shapes.img_size or shapes.max_num_images != 1:
+            key = "img_size" if shapes.img_size else "max_num_images"
+            yield _fault(f"specialization.{key}", f"it is for image-text, and this model's task is {task}")
+        if not model.kv_offload:
+            yield _fault("model.kv_offload", f"it is for image-text, and this model's task is {task}")
+        if spec.images:
+            yield RunError("run.image", f"images: a model of task {task} does not see", hint="leave them out")
+    elif not model.kv_offload and max(shapes.batch_size, shapes.full_batch_size or 1) > 1:
+        yield _fault("specialization.batch_size", "one graph for vision and language sees for one row only")
     if spec.quantization.mxint8_kv_cache and task in ("embedding", "sequence-classification", "ctc"):
         yield _fault("quantization.mxint8_kv_cache", f"a model of task {task} has no cache")
     if task != "embedding" and (model.pooling != "auto" or model.normalize is not None):

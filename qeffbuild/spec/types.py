@@ -52,6 +52,9 @@ class ModelSpec:
         "how token vectors become an embedding; none: not at all; auto: as the model's modules.json says, else mean",
     )
     normalize: bool | None = option(None, "embeddings of length 1; null: as the model's modules.json says, else no")
+    kv_offload: bool = option(
+        True, "of models that see: true: vision and language are two graphs, false: one, which sees anew in every run"
+    )
     scale: Scale = option("full", "tiny: two random layers of the same model_type, for a try-out in seconds")
     dtype: Dtype = option("float32", "the dtype that the graph computes in")
     trust_remote_code: bool = option(False, "run the model repository's own Python code (pinned revision only)")
@@ -115,6 +118,14 @@ class SpecializationSpec:
         low=1,
         high=1 << 24,
     )
+    img_size: tuple[int, ...] = option(
+        (),
+        "height and width of images, one number for both; none: as the model's configuration says, else 448",
+        low=1,
+        high=1 << 14,
+        one_or_many=True,
+    )
+    max_num_images: int = option(1, "images of one prompt", low=1, high=1024)
     continuous_batching: bool | None = option(
         None, "rows join and leave while others decode; null: yes if full_batch_size is set"
     )
@@ -238,6 +249,7 @@ class BuildSpec:
     cache: CacheSpec
     prompts: tuple[str, ...] = option((), "what `run` answers; none: the model's example prompts")
     prompts_file: str | None = option(None, "a text file with one prompt per line")
+    images: tuple[str, ...] = option((), "image files that `run` shows to the model", one_or_many=True)
     audio: tuple[str, ...] = option((), "WAV files that `run` transcribes", one_or_many=True)
     out: str | None = option(None, "the folder that `emit` and reports write to")
     eval_file: str | None = option(None, "the text that `eval` measures perplexity on")

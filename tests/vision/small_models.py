@@ -179,7 +179,9 @@ def write(folder: Path, family: str) -> Path:
     with torch.no_grad():
         for parameter in model.parameters():
             noise = torch.randn_like(parameter)
-            parameter.copy_(noise * parameter[0].numel() ** -0.5) if parameter.dim() > 1 else parameter.add_(noise * 0.1)
+            parameter.copy_(noise * parameter[0].numel() ** -0.5) if parameter.dim() > 1 else parameter.add_(
+                noise * 0.1
+            )
     model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=3)
     model.save_pretrained(folder)
     images.save_pretrained(folder)

@@ -18,17 +18,23 @@ from qeffbuild.graph.files import load_graph, save_graph
 from qeffbuild.graph.held import hold_blocks
 from qeffbuild.graph.ops import SCATTER, lower_portable, readers, symbolic
 from qeffbuild.graph.tied import share_tied_head
-from qeffbuild.graphs import members
+from qeffbuild.graphs import Member, members
 from qeffbuild.signature import IoSignature
 
 
 def run(work: Work) -> None:
     for member in members(work.inputs["graph"]):
         model = load_graph(member.graph)
-        said = lower(model, member.signature, attention=work.params["attention"])
+        # The fused form sees what came before and nothing else; tokens of one image may see one another.
+        attention = "portable" if member.signature.graph == "decoder" and _sees(member) else work.params["attention"]
+        said = lower(model, member.signature, attention=attention)
         save_graph(model, work.out / member.file)
         shutil.copyfile(member.io, work.out / member.io.name)
         (work.out / f"{member.prefix}lower.json").write_text(json.dumps(said, indent=1, sort_keys=True) + "\n")
+
+
+def _sees(member: Member) -> bool:
+    return any(tensor.name == "image_idx" for tensor in member.signature.inputs)
 
 
 def lower(model: ir.Model, signature: IoSignature, *, attention: str) -> dict[str, Any]:
