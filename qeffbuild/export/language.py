@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from qeffbuild.export.cache import flat_states, retained_cache
 from qeffbuild.export.decoder import Decoder, _gather
@@ -25,6 +24,7 @@ from qeffbuild.models.image_positions import RULE
 from qeffbuild.signature import Tensor
 
 IMAGE_IDX = "image_idx"
+_STACKS, _TURNS = "_deepstack_process", "recomposition_frequencies"
 OUTPUTS = ("logits", f"{IMAGE_IDX}_output")
 
 
@@ -40,6 +40,7 @@ class Language(Decoder):
         self.vision = tuple(vision)
         self.is_listed = is_listed
         self.has_grid = hasattr(model.base_model, RULE)
+        self.replaced = _by_choice(model)
         self.image_token = model.config.image_token_id
 
     def inputs(self) -> tuple[Tensor, ...]:
@@ -73,7 +74,12 @@ class Language(Decoder):
             arguments["attention_mask"] = (torch.arange(ctx_len)[None] <= places.amax(dim=1, keepdim=True)).long()
         chosen_embeddings = [_taken(embeddings, is_image, image_idx) for embeddings in vision]
         arguments["mm_encoder_outputs"] = {"image": self._features(chosen_embeddings)}
-        with ForEveryToken(), _unchecked(self.model), _by_choice(self.model), self._chosen_rows(logits_index) as chosen:
+        with (
+            _for_every_token(),
+            _unchecked(self.model),
+            _replacing(self.replaced),
+            self._chosen_rows(logits_index) as chosen,
+        ):
             logits = self.model(input_ids=input_ids, **arguments).logits
         if not chosen:
             logits = _gather(logits, logits_index)
@@ -100,17 +106,23 @@ def _by_place(is_image: torch.Tensor, places: torch.Tensor, ctx_len: int) -> tor
     return found.long().amax(dim=1)
 
 
-class ForEveryToken(TorchFunctionMode):
+@contextlib.contextmanager
+def _for_every_token() -> Iterator[None]:
     """What models scatter to the tokens of images only is chosen for each token, which has an embedding anyway.
 
-    Picked out by a mask, embeddings would be as many as the data says, which no graph can.
+    Picked out by a mask, embeddings would be as many as the data says, which no graph can. (transformers replaces the
+    method too for the length of a trace, so it is replaced here and not watched.)
     """
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.Tensor.masked_scatter:
-            into, mask, source = args
-            return torch.where(mask, source.reshape(into.shape), into)
-        return func(*args, **(kwargs or {}))
+    def choose(into: torch.Tensor, mask: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+        return torch.where(mask, source.reshape(into.shape), into)
+
+    before = torch.Tensor.masked_scatter
+    torch.Tensor.masked_scatter = choose  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        torch.Tensor.masked_scatter = before  # type: ignore[method-assign]
 
 
 def _adding(module: nn.Module) -> Callable[..., torch.Tensor]:
@@ -135,19 +147,33 @@ def _taking_turns(module: Any) -> Callable[..., torch.Tensor]:
     return recompose
 
 
-# Methods that write into a part of a tensor; here they choose, which has a form without memory.
-_BY_CHOICE = {"_deepstack_process": _adding, "recomposition_frequencies": _taking_turns}
+Replaced = list[tuple[nn.Module, str, Callable[..., torch.Tensor]]]
+
+
+def _by_choice(model: nn.Module) -> Replaced:
+    """Methods that write into a part of a tensor, and the same as a choice, which has a form without memory."""
+    found: Replaced = []
+    module: Any
+    for module in model.modules():
+        if hasattr(module, _STACKS):
+            found.append((module, _STACKS, _adding(module)))
+        # Several rotary modules have a method of this name; the one that takes turns is known by what it gives.
+        if hasattr(module, _TURNS) and hasattr(module, "mrope_section"):
+            turning, angles = _taking_turns(module), torch.rand(3, 1, 2, module.inv_freq.shape[-1])
+            wanted = getattr(module, _TURNS)(angles.clone())
+            if torch.equal(turning(angles), wanted):
+                found.append((module, _TURNS, turning))
+    return found
 
 
 @contextlib.contextmanager
-def _by_choice(model: nn.Module) -> Iterator[None]:
-    replaced = [(module, name) for module in model.modules() for name in _BY_CHOICE if hasattr(module, name)]
-    for module, name in replaced:
-        setattr(module, name, _BY_CHOICE[name](module))
+def _replacing(replaced: Replaced) -> Iterator[None]:
+    for module, name, function in replaced:
+        setattr(module, name, function)
     try:
         yield
     finally:
-        for module, name in replaced:
+        for module, name, _ in replaced:
             delattr(module, name)
 
 

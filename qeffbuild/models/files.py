@@ -22,6 +22,8 @@ TOKENIZER = (
     "chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja",
 )  # fmt: skip
 
+PROCESSORS = ("processor_config.json", "preprocessor_config.json")  # either says how images and sound are prepared
+
 # What turns sound and pictures into inputs, and outputs into embeddings.
 AROUND = (
     "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json", MODULES,

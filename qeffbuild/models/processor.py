@@ -16,10 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from qeffbuild.errors import AbsentError, ModelError
-from qeffbuild.models.files import CONFIG, GENERATION_CONFIG
+from qeffbuild.models.files import CONFIG, GENERATION_CONFIG, PROCESSORS
 
-# Either says how images are prepared.
-_SAYS = ("processor_config.json", "preprocessor_config.json")
 PACKED = "processor.zip"
 
 
@@ -33,8 +31,8 @@ def require_pillow() -> None:
 def load_processor(folder: Path, model_type: str) -> Any:
     """transformers' processor of a local folder, for images and text; never looks beyond the folder."""
     require_pillow()
-    if not any((folder / name).is_file() for name in _SAYS):
-        hint = f"copy the model's {_SAYS[0]} or {_SAYS[1]} into the folder"
+    if not any((folder / name).is_file() for name in PROCESSORS):
+        hint = f"copy the model's {PROCESSORS[0]} or {PROCESSORS[1]} into the folder"
         raise ModelError("model.processor", "no image processor in the model folder", where=str(folder), hint=hint)
     try:
         return class_of(model_type).from_pretrained(str(folder), local_files_only=True)

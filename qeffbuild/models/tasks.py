@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from qeffbuild.errors import AbsentError, ModelError
-from qeffbuild.models.files import CONFIG, MODULES, line_of
+from qeffbuild.models.files import CONFIG, MODULES, PROCESSORS, line_of
 
 CAUSAL = "causal-lm"
 EMBEDDING = "embedding"
@@ -66,7 +66,17 @@ def task_of(folder: Path, config: Mapping[str, Any], *, asked: str = "auto", tru
         _refuse_type_or_task(path, model_type, f"transformers has no {asked} class for {model_type}")
     if (folder / MODULES).is_file() and model_type in classes(EMBEDDING):
         return EMBEDDING
+    if _sees(folder, config, model_type):
+        return IMAGE_TEXT
     return _said(path, config, model_type, trust_remote_code)
+
+
+def _sees(folder: Path, config: Mapping[str, Any], model_type: str) -> bool:
+    """Some classes stand in the tables of text and of images: with a processor in the folder they are meant to see."""
+    architecture = (config.get("architectures") or [None])[0]
+    both = classes(IMAGE_TEXT).get(model_type)
+    is_in_both = both is not None and both == classes(CAUSAL).get(model_type) and architecture in (None, both)
+    return is_in_both and any((folder / name).is_file() for name in PROCESSORS)
 
 
 def task_of_type(model_type: str, asked: str = "auto") -> str | None:
