@@ -73,7 +73,8 @@ def task_of(folder: Path, config: Mapping[str, Any], *, asked: str = "auto", tru
 
 def _sees(folder: Path, config: Mapping[str, Any], model_type: str) -> bool:
     """Some classes stand in the tables of text and of images: with a processor in the folder they are meant to see."""
-    architecture = (config.get("architectures") or [None])[0]
+    named = config.get("architectures")
+    architecture = named[0] if isinstance(named, list) and named else None
     both = classes(IMAGE_TEXT).get(model_type)
     is_in_both = both is not None and both == classes(CAUSAL).get(model_type) and architecture in (None, both)
     return is_in_both and any((folder / name).is_file() for name in PROCESSORS)

@@ -95,7 +95,13 @@ def _front(spec: BuildSpec) -> tuple[Step, Step, Step]:
         code=("qeffbuild.models",),
         tools=("transformers",),
     )
-    export = Step(
+    return fetch, check, _export(spec)
+
+
+def _export(spec: BuildSpec) -> Step:
+    """The neutral graph, or graphs."""
+    model, shapes = spec.model, spec.specialization
+    return Step(
         name="export",
         action="qeffbuild.actions.export",
         params={
@@ -122,7 +128,6 @@ def _front(spec: BuildSpec) -> tuple[Step, Step, Step]:
         ),
         tools=("torch", "transformers", "onnx", "onnxscript", "onnx-ir"),
     )
-    return fetch, check, export
 
 
 def _origin(model: ModelSpec) -> dict[str, object]:

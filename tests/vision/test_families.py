@@ -63,3 +63,18 @@ def test_a_family_that_sees_answers_as_transformers_does(
 
     expected = greedy_by_transformers(folder_of(family), family, prompts, images)
     assert [list(output.token_ids) for output in said.outputs] == expected
+
+
+@pytest.mark.slow
+def test_one_graph_for_vision_and_language_answers_as_two_do(
+    folder_of: Callable[[str], Path], built: Callable[..., Any], tmp_path: Path
+) -> None:
+    prompts, images = asked_of(folder_of("llava"), "llava", tmp_path)
+    decoding = DecodingSpec(max_new_tokens=STEPS, ignore_eos=True)
+
+    one = Engine.open(built("llava", "model.kv_offload=false").package)
+    said = one.generate(prompts, decoding, list(map(str, images)))
+
+    assert [list(output.token_ids) for output in said.outputs] == greedy_by_transformers(
+        folder_of("llava"), "llava", prompts, images
+    )
