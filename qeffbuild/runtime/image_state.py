@@ -50,11 +50,11 @@ class ImageState(State):
                 each = len(pixels)
                 self._held[PIXELS][number * each : (number + 1) * each] = pixels
                 continue
-            made = self._session.run(VISION, {PIXELS: pixels}, self._seeing)
+            made = self.session.run(VISION, {PIXELS: pixels}, self._seeing)
             place = slice(number * self._size, (number + 1) * self._size)
             for name, array in made.items():
                 self._held[name][slot, ..., place, :] = array[0]
-        self._session.hold(self.states, self._held)
+        self.session.hold(self.states, self._held)
 
     def run(self, width: int, rows: Iterable[Row], *, every_position: bool = False) -> np.ndarray:
         buffers = self._buffers.get((width, every_position)) or self._make_buffers(width, every_position)
@@ -69,7 +69,7 @@ class ImageState(State):
             if not every_position:
                 buffers.logits_index[slot, 0] = count - 1
         np.copyto(buffers.feed[TAKEN], self._taken)
-        made = self._session.run(GRAPH, buffers.feed, self.states)
+        made = self.session.run(GRAPH, buffers.feed, self.states)
         np.copyto(self._taken, made[f"{TAKEN}_output"])
         return made["logits"]
 
