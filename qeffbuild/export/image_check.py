@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
+from qeffbuild.export.adapted import adapted
 from qeffbuild.export.interfaces import AttentionChoice, interfaces, use
 from qeffbuild.export.language import Language
 from qeffbuild.export.recipes import Recipe
-from qeffbuild.export.rotary import chosen_tables
 from qeffbuild.export.selfcheck import TOLERANCE, Disagreement
 from qeffbuild.export.states import CacheForm, accepts
 from qeffbuild.export.vision import Picture, Vision, _rows
@@ -104,7 +104,7 @@ def check_language(
     use(model, recipe.attention)
     choice = AttentionChoice()
     language = Language(model, form, recipe, vision=vision, is_listed=expected.is_listed)
-    with interfaces(choice), chosen_tables(model):
+    with interfaces(choice), adapted(model):
         choice.measuring = True
         for _ in _errors(language, expected, splitting=False):
             break

@@ -21,6 +21,7 @@ from transformers import AutoModelForImageTextToText
 
 from qeffbuild.errors import ModelError, QeffBuildError
 from qeffbuild.export import layers, skeleton, weights
+from qeffbuild.export.adapted import adapted
 from qeffbuild.export.finish import finish
 from qeffbuild.export.image_check import Expected, check_language, check_vision, reference
 from qeffbuild.export.interfaces import AttentionChoice, interfaces, use
@@ -28,7 +29,6 @@ from qeffbuild.export.language import OUTPUTS, Language
 from qeffbuild.export.modules import Traceable, signature_of, to_graph
 from qeffbuild.export.neutral import Progress, _explain, _silent
 from qeffbuild.export.recipes import RECIPES, Recipe
-from qeffbuild.export.rotary import chosen_tables
 from qeffbuild.export.selfcheck import TOLERANCE, Disagreement
 from qeffbuild.export.shrink import MOST_PARAMETERS
 from qeffbuild.export.shrink_image import smaller
@@ -135,7 +135,7 @@ def export(
     progress(0.05, "building a small model of the same kind")
     small = _small(config, one)
     rejected: list[tuple[str, str]] = []
-    for recipe in RECIPES:
+    for recipe in (recipe for recipe in RECIPES if not recipe.recompute):
         try:
             chosen = _chosen(small, recipe)
             progress(0.3, f"tracing: {recipe.name}")
@@ -229,7 +229,7 @@ def _graphs(
     kv_offload: bool,
 ) -> tuple[_Traced, ...]:
     """The main graph first."""
-    stored = weights.stored_tensors(facts["tensors"])
+    stored = weights.stored_tensors(facts)
     try:
         main = _main(config, stored, seen, small, chosen, kv_offload=kv_offload, copying=True)
     except layers.NotAlike as reason:
@@ -307,7 +307,7 @@ def _main(
         layers.cut(model, alike)
     skeletal.make_fake()
     use(model, "eager")
-    with skeletal.mode, interfaces(chosen.choice), chosen_tables(model):
+    with skeletal.mode, interfaces(chosen.choice), adapted(model):
         form = probe(model)
     vision = Vision(model, Picture.of(seen, model), attention=small.vision_attention)
     language = Language(model, form, chosen.recipe, vision=vision.outputs, is_listed=small.expected.is_listed)

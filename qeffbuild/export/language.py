@@ -63,6 +63,7 @@ class Language(Decoder):
         states, vision = rest[: len(self.form.states)], rest[len(self.form.states) :]
         places = position_ids[0] if self.has_grid else position_ids
         ctx_len = self._one_symbol_each(input_ids, states)
+        assert ctx_len is not None
         cache = retained_cache(self.form, states, places, self.recipe.past_len)
         is_image = (input_ids == self.image_token) & (places >= 0)
         arguments: dict[str, Any] = {"past_key_values": cache, "use_cache": True}

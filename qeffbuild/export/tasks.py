@@ -157,7 +157,7 @@ def _graphs(
 ) -> Iterator[tuple[ir.Model, IoSignature]]:
     """Each graph of the real model, traced without weights."""
     model = skeleton.skeleton(config, _maker(task))
-    sources = weights.find_sources(model, weights.stored_tensors(facts["tensors"]))
+    sources = weights.find_sources(model, weights.stored_tensors(facts))
     weights.untie(model, sources)
     names = weights.aliases(model)
     shapes = {name: model.get_parameter(name).shape for name in names}
