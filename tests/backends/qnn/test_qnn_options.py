@@ -38,6 +38,8 @@ def test_a_chip_and_its_architecture_go_together(spec_of, soc, arch):
         (["backend.calibration_file=x.txt"], "spec.conflict", "backend.calibration_file"),
         (["backend.dlc=true", "quantization=int4"], "spec.conflict", "backend.dlc"),
         (["quantization=int4", "quantization.block_size=64"], "spec.conflict", "quantization.block_size"),
+        (["quantization=int4", "quantization.budget=0.1"], "spec.conflict", "quantization.budget"),
+        (["quantization.kv_cache=int8"], "spec.conflict", "quantization.kv_cache"),
         (["specialization.prefill_only=true"], "spec.conflict", "specialization.prefill_only"),
         (["quantization.mxint8_kv_cache=true"], "spec.conflict", "quantization.mxint8_kv_cache"),
         (["specialization.kv_cache_batch_size=8"], "spec.conflict", "kv_cache_batch_size"),

@@ -19,12 +19,11 @@ _RUNTIME = (DISTRIBUTION.removesuffix("-qnn"), DISTRIBUTION)
 
 
 def steps(spec: BuildSpec, graph: str) -> tuple[Step, ...]:
-    quantized = spec.quantization.method != "none"
-    quantize = (_quantize(spec, graph),) if quantized else ()
+    quantize = quantizers.steps(spec, graph, runner=_RUNTIME[0])
     lower = Step(
         name="lower",
         action=f"{_ROOM}.lower",
-        inputs={"graph": "quantize" if quantized else graph},
+        inputs={"graph": quantize[-1].name if quantize else graph},
         code=("qeffbuild.graph", "qeffbuild.signature"),
         tools=_GRAPH_TOOLS,
     )
@@ -39,31 +38,6 @@ def phases(spec: BuildSpec) -> list[dict[str, Any]]:
     length = spec.specialization.prefill_seq_len
     prefill = [] if length == 1 else [{"name": "prefill", "seq_len": length}]
     return [*prefill, {"name": "decode", "seq_len": 1}]
-
-
-def _quantize(spec: BuildSpec, graph: str) -> Step:
-    params = _quantization(spec)
-    return Step(
-        name="quantize",
-        action="qeffbuild.actions.quantize",
-        params=params,
-        reads={name: f"quantization.{name}" for name in params},
-        inputs={"graph": graph, "model": "fetch"},
-        leaves=model_leaves(spec.model),
-        code=("qeffbuild.calibration", "qeffbuild.graph", "qeffbuild.quantizers", "qeffbuild.signature"),
-        tools=_GRAPH_TOOLS,
-    )
-
-
-def _quantization(spec: BuildSpec) -> dict[str, Any]:
-    asked = spec.quantization
-    return {
-        "method": asked.method,
-        "bits": quantizers.bits_of(asked.method),
-        "block_size": asked.block_size or quantizers.block_size_of(asked.method),
-        "symmetric": asked.symmetric,
-        "keep": list(asked.keep),
-    }
 
 
 def _calibrate(spec: BuildSpec, graph: str) -> Step:
@@ -125,8 +99,7 @@ def _compile(spec: BuildSpec, graph: str, group: list[dict[str, Any]]) -> Step:
 
 def _package(spec: BuildSpec, compiles: tuple[Step, ...]) -> Step:
     shapes = {name: _plain(value) for name, value in asdict(spec.specialization).items()}
-    options, quantized = spec.backend.options, spec.quantization.method != "none"
-    method = _quantization(spec) if quantized else {"method": "none"}
+    options = spec.backend.options
     params = {
         "backend": "qnn",
         "target": "htp",
@@ -135,7 +108,7 @@ def _package(spec: BuildSpec, compiles: tuple[Step, ...]) -> Step:
         "chip": _chip(spec),
         "weight_sharing": options.weight_sharing,
         "specialization": shapes,
-        "quantization": {**method, "precision": options.precision},
+        "quantization": {**quantizers.params(spec.quantization), "precision": options.precision},
     }
     return Step(
         name="package",

@@ -36,6 +36,10 @@ def _weights(spec: BuildSpec) -> Iterator[QeffBuildError]:
         yield _conflict("quantization.mxint8_kv_cache", "qnn: htp has no MXINT8 cache")
     if asked.method not in ("none", "int4"):
         yield _conflict("quantization.method", f"qnn: htp takes no {asked.method}", "backend.precision=a16w8")
+    if asked.budget is not None or asked.bits == 8:
+        yield _conflict("quantization.budget", "qnn: htp takes blocks of 4 bits only, and some would get 8")
+    if asked.kv_cache != "float":
+        yield _conflict("quantization.kv_cache", f"qnn: htp has no {asked.kv_cache} cache")
     if asked.method == "int4" and asked.block_size not in (None, 32):
         yield _conflict("quantization.block_size", "qnn: htp takes blocks of 32", "quantization.block_size=32")
     if options.precision == "a16w8" and asked.method != "none":
