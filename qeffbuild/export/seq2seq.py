@@ -19,7 +19,7 @@ from qeffbuild.export.cache import flat_states, retained_cache
 from qeffbuild.export.interfaces import interfaces, use
 from qeffbuild.export.modules import AnyAttention, Traceable
 from qeffbuild.export.positions import true_positions
-from qeffbuild.export.states import KINDS, CacheForm, StateSpec, accepts
+from qeffbuild.export.states import CacheForm, StateSpec, accepts
 from qeffbuild.signature import State, Tensor
 
 _ROWS = ("batch_size", "seq_len")
@@ -28,6 +28,7 @@ POSITIONS = Tensor(name="position_ids", dtype="int64", axes=_ROWS)
 MASK = Tensor(name="attention_mask", dtype="int64", axes=_ROWS)
 INDEX = Tensor(name="logits_index", dtype="int64", axes=("batch_size", "num_logits"))
 CROSS_MASK = Tensor(name="encoder_attention_mask", dtype="int64", axes=("batch_size", "encoder_ctx_len"))
+_KEYS_AND_VALUES = ("keys", "values")
 CTX_LEN = 17
 _STEPS = ((0, 4), (4, 5), (5, 6), (6, 9))  # prompt, tokens one by one, and several at once
 
@@ -165,7 +166,7 @@ def _parts(model: Any) -> Parts:
             window=None,
         )
         for number, layer in enumerate(cache.self_attention_cache.layers)
-        for attribute in KINDS
+        for attribute in _KEYS_AND_VALUES
     ]
     form = CacheForm(cache_class=DynamicCache, layers=tuple(cache.self_attention_cache.layers), states=tuple(states))
     return Parts(form=form, cross=tuple(tuple(tensor.shape) for tensor in _flat_cross(cache)))
