@@ -14,6 +14,7 @@ from qeffbuild.cloud_ai_100.functions import outline_layers
 from qeffbuild.cloud_ai_100.layers import name_nodes
 from qeffbuild.cloud_ai_100.lower_reader import lower_reader
 from qeffbuild.cloud_ai_100.opset17 import to_opset17
+from qeffbuild.cloud_ai_100.rings import is_ring, is_whole, rings, with_rings
 from qeffbuild.errors import ModelError
 from qeffbuild.executor.work import Work
 from qeffbuild.graph.emit import Emitter, replace_value
@@ -37,6 +38,7 @@ class Form:
     num_logits_to_keep: bool = False
     kv_cache_prefix: str | None = None
     sub_functions: bool = False  # a function per kind of decoder layer
+    rings_below: int | None = None  # states of layers whose window is shorter than this are as long as the window
 
 
 def run(work: Work) -> None:
@@ -55,6 +57,7 @@ def lower(model: ir.Model, signature: IoSignature, form: Form) -> IoSignature:
     InlinePass()(model)
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     _check_states(signature.states)
+    signature = with_rings(signature, form.rings_below)
     share_tied_head(model.graph)
     lowering = _Lowering(model.graph, signature, form)
     lowering.choose_logits()
@@ -84,6 +87,7 @@ class _Lowering:
         self.emit = Emitter(graph, "device")
         self.inputs = {value.name: value for value in graph.inputs}
         self.first = graph[0]
+        self.batch_index: ir.Value | None = None
         if form.continuous_batching:
             self.batch_index = self._new_input("batch_index", ("batch_size", 1))
         if form.comp_ctx_lengths:
@@ -115,29 +119,41 @@ class _Lowering:
         """Writes by CtxScatter, reads by CtxGather, in their forms with a slot per row where rows come and go."""
         by_output = {state.output: state for state in self.signature.states}
         scatters = symbolic(self.graph, SCATTER)
-        if self.form.continuous_batching or self.form.comp_ctx_lengths:
-            self._hide_cache_from_shapes()
-        indices, is_unwritten, length = self._context(self.inputs[self.signature.states[0].name])
+        whole = next(self.inputs[state.name] for state in self.signature.states if is_whole(state))
+        ring = next((self.inputs[state.name] for state in self.signature.states if is_ring(state)), None)
+        if self.form.continuous_batching or self.form.comp_ctx_lengths or ring is not None:
+            self._hide_cache_from_shapes(whole)
+        indices, is_unwritten, length = self._context(whole)
+        if ring is not None:
+            shared = rings(self.emit, ring, self.inputs["position_ids"], length)
+            self.emit.place(self.first)
         targets: dict[ir.Value, ir.Value] = {}
         for node in scatters:
             cache, positions, updates = given(node)
             state = by_output.get(node.outputs[0].name or "")
             if state is None:
                 raise _unsupported(f"{node.outputs[0].name} is written like a state but is none")
-            if positions not in targets:
-                targets[positions] = self._targets(positions)
-            written = self._written(cache, targets[positions], updates)
-            read = self._read(written, state, indices, is_unwritten, length)
+            if updates.dtype != cache.dtype:
+                updates = self.emit("CastLike", updates, cache)
+            if is_ring(state):
+                written = self._written(cache, shared.targets, updates)
+                read = shared.read(self.emit, cache, updates, self.batch_index)
+            else:
+                if positions not in targets:
+                    targets[positions] = self._targets(positions)
+                written = self._written(cache, targets[positions], updates)
+                read = self._read(written, indices, length)
+            if state.kind == "value":  # 0 times whatever memory held is not 0 when it held NaN
+                zero = self.emit("CastLike", np.array(0, np.float32), written)
+                read = self.emit("Where", is_unwritten, zero, read)
             self._replace(node, written, read)
             self.emit.place(node)
 
     def choose_rows(self) -> None:
         """States of one entry per row are read and written in the slots of this run's rows, where those come and go."""
-        if not self.form.continuous_batching:
-            return
         outputs = {value.name: value for value in self.graph.outputs}
         for state in self.signature.states:
-            if state.kind != "buffer":
+            if state.kind != "buffer" or self.batch_index is None:
                 continue
             whole, made = self.inputs[state.name], outputs[state.output]
             slots = self.emit("Squeeze", self.batch_index, [1])
@@ -162,17 +178,21 @@ class _Lowering:
             replace_value(self.graph, node.outputs[0], attention(self.emit, q, k, v, mask, node))
             self.emit.place(node)
 
-    def _hide_cache_from_shapes(self) -> None:
+    def _hide_cache_from_shapes(self, whole: ir.Value) -> None:
         """Where the trace asked a state for its sizes: rows are those of this run, the context is what it computes."""
+        context = self.emit("Shape", whole, start=2, end=3)
+        if self.form.comp_ctx_lengths:
+            context = self.emit("Shape", self.comp_ctx_lengths)
+        asking = list(self.graph)
+        self.emit.place(self.first)
         names = {state.name for state in self.signature.states if state.positional}
-        for node in list(self.graph):
+        for node in asking:
             if node.op_type != "Shape" or node.domain or (value := node.inputs[0]) is None or value.name not in names:
                 continue
             sizes = [self.emit("Shape", value, start=axis, end=axis + 1) for axis in range(4)]
             if self.form.continuous_batching:
                 sizes[0] = self.emit("Shape", self.inputs["input_ids"], start=0, end=1)
-            if self.form.comp_ctx_lengths:
-                sizes[2] = self.emit("Shape", self.comp_ctx_lengths)
+            sizes[2] = context
             start = node.attributes["start"].as_int() if "start" in node.attributes else 0
             end = node.attributes["end"].as_int() if "end" in node.attributes else len(sizes)
             chosen = sizes[start:end]
@@ -202,23 +222,14 @@ class _Lowering:
         return self.emit("Where", self.emit("Less", positions, 0), np.array(NOWHERE, np.int64), positions)
 
     def _written(self, cache: ir.Value, targets: ir.Value, updates: ir.Value) -> ir.Value:
-        if updates.dtype != cache.dtype:
-            updates = self.emit("CastLike", updates, cache)
-        if self.form.continuous_batching:
+        if self.batch_index is not None:
             return self.emit("CtxScatterCB", cache, self.batch_index, targets, updates, domain=DOMAIN)
         return self.emit("CtxScatter", cache, targets, updates, domain=DOMAIN)
 
-    def _read(
-        self, written: ir.Value, state: State, indices: ir.Value, is_unwritten: ir.Value, length: ir.Value
-    ) -> ir.Value:
-        if self.form.continuous_batching:
-            read = self.emit("CtxGatherCB", written, self.batch_index, indices, length, domain=DOMAIN)
-        else:
-            read = self.emit("CtxGather", written, indices, length, domain=DOMAIN)
-        if state.kind == "value":  # 0 times whatever memory held is not 0 when it held NaN
-            zero = self.emit("CastLike", np.array(0, np.float32), written)
-            read = self.emit("Where", is_unwritten, zero, read)
-        return read
+    def _read(self, written: ir.Value, indices: ir.Value, length: ir.Value) -> ir.Value:
+        if self.batch_index is not None:
+            return self.emit("CtxGatherCB", written, self.batch_index, indices, length, domain=DOMAIN)
+        return self.emit("CtxGather", written, indices, length, domain=DOMAIN)
 
     def _replace(self, node: ir.Node, written: ir.Value, read: ir.Value) -> None:
         """The output of the graph is what was written; everybody else reads through the gather."""

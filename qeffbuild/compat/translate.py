@@ -25,7 +25,6 @@ _LEFT_OUT = {
     "dynamo": "there is one exporter",
     "offload_pt_weights": "weights are never loaded whole",
     "compile_dir": "results are filed under their keys; out=DIR copies a package",
-    "retain_full_kv": "every state keeps the whole context",
     "iteration": "it belongs to a run of an image generator",
     "automation": "it belongs to a run of an image generator",
 }

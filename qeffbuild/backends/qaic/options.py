@@ -35,6 +35,7 @@ class Options:
     mdp_load_partition_config: str | None = option(None, "your own partitions (a JSON file), instead of ours")
     mdp_dump_partition_config: str | None = option(None, "a file name under which the compiler leaves its partitions")
     sub_functions: bool = option(False, "a function per kind of decoder layer, which the compiler compiles once")
+    retain_full_kv: bool = option(False, "keep the whole context in every layer, sliding windows included")
     aic_hw_version: Literal["ai100", "ai200", "probe"] | None = option(
         None, "the cards; null: ai100; probe: as qaic-util says"
     )

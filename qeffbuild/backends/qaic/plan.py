@@ -27,12 +27,15 @@ def steps(spec: BuildSpec, graph: str) -> tuple[Step, ...]:
 
 def _lower(spec: BuildSpec, graph: str) -> Step:
     shapes = spec.specialization
+    # Rejected drafts would have overwritten what a ring still has to show.
+    keeps_full = spec.backend.options.retain_full_kv or bool(shapes.num_speculative_tokens)
     params = {
         "continuous_batching": is_continuous(spec),
         "comp_ctx_lengths": bool(shapes.comp_ctx_lengths_prefill or shapes.comp_ctx_lengths_decode),
         "num_logits_to_keep": bool(shapes.num_speculative_tokens),
         "kv_cache_prefix": spec.backend.options.kv_cache_prefix,
         "sub_functions": spec.backend.options.sub_functions,
+        "rings_below": None if keeps_full else shapes.ctx_len,
     }
     return Step(
         name="lower",
@@ -44,13 +47,14 @@ def _lower(spec: BuildSpec, graph: str) -> Step:
             "num_logits_to_keep": "specialization.num_speculative_tokens",
             "kv_cache_prefix": "backend.kv_cache_prefix",
             "sub_functions": "backend.sub_functions",
+            "rings_below": "specialization.ctx_len",
         },
         inputs={"graph": graph},
         code=(
             "qeffbuild.graph",
             "qeffbuild.graphs",
             "qeffbuild.signature",
-            *_shared("cache_ops", "functions", "layers", "lower_reader", "opset17"),
+            *_shared("cache_ops", "functions", "layers", "lower_reader", "opset17", "rings"),
         ),
         tools=_GRAPH_TOOLS,
     )

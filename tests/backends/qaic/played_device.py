@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -11,7 +12,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 from small_decoder import CONTEXT
 
-from qeffbuild.cloud_ai_100.cache_ops import NOWHERE
+from qeffbuild.cloud_ai_100.cache_ops import DOMAIN
 from qeffbuild.graph.files import save_graph
 from qeffbuild.signature import IoSignature
 
@@ -21,25 +22,24 @@ ANSWER = 6
 class Device:
     """A lowered graph with its states, in `rows` slots.
 
-    ONNX Runtime refuses a write to nowhere. Here it lands in a slot behind the context, which no mask ever shows.
+    ONNX Runtime refuses a write to nowhere. Here it lands in a slot behind the cache, which is cut off again.
     """
 
-    def __init__(self, model: ir.Model, signature: IoSignature, rows: int, folder: Path) -> None:
-        for value in model.graph.initializers.values():
-            tensor = value.const_value
-            is_small = tensor is not None and not isinstance(tensor, ir.ExternalTensor) and tensor.size == 1
-            if tensor is not None and is_small and tensor.numpy().reshape(-1).tolist() == [NOWHERE]:
-                value.const_value = ir.tensor(np.array(CONTEXT, np.int64), name=value.name)
+    def __init__(
+        self, model: ir.Model, signature: IoSignature, rows: int, folder: Path, context: int = CONTEXT
+    ) -> None:
+        for function in model.functions.values():
+            if function.domain == DOMAIN and function.name.startswith("CtxScatter"):
+                _drop_writes_to_nowhere(function)
         save_graph(model, folder / "graph.onnx")
         onnx.checker.check_model(str(folder / "graph.onnx"), full_check=True)
         self.session = ort.InferenceSession(folder / "graph.onnx", providers=["CPUExecutionProvider"])
         self.signature = signature
         # What memory holds before anything was written is anything.
-        sizes = {"batch_size": rows, "full_batch_size": rows, "ctx_len": CONTEXT + 1}
+        sizes: dict[int | str, Any] = {"batch_size": rows, "full_batch_size": rows, "ctx_len": context}
+        sizes["sliding_window"] = next((state.window for state in signature.states if state.window), None)
         self.states = {
-            state.name: np.full([axis if isinstance(axis, int) else sizes[axis] for axis in state.axes], np.nan).astype(
-                state.dtype
-            )
+            state.name: np.full([sizes.get(axis, axis) for axis in state.axes], np.nan).astype(state.dtype)
             for state in signature.states
         }
         self.made: dict[str, np.ndarray] = {}
@@ -51,6 +51,26 @@ class Device:
         self.states = {state.name: made[state.output] for state in self.signature.states}
         self.made = made
         return made.get("logits", made[names[0]])
+
+
+def _drop_writes_to_nowhere(function: ir.Function) -> None:
+    """A slot more, to which all writes beyond the cache go."""
+    data, positions = function.inputs[0], next(value for value in function.inputs if value.name == "position_ids")
+    write = next(node for node in function if node.op_type == "ScatterND")
+    size = ir.node("Shape", [data], {"start": 2, "end": 3})
+    slots = ir.node("Min", [positions, size.outputs[0]])
+    first, second, axis = (ir.node("Constant", [], {"value_ints": [number]}) for number in (0, 1, 2))
+    bounds = [first.outputs[0], second.outputs[0], axis.outputs[0]]
+    more = ir.node("Slice", [data, *bounds])
+    longer = ir.node("Concat", [data, more.outputs[0]], {"axis": 2})
+    cut = ir.node("Slice", [write.outputs[0], first.outputs[0], size.outputs[0], axis.outputs[0]])
+    for user, place in list(positions.uses()):
+        if user.op_type == "Unsqueeze":
+            user.replace_input_with(place, slots.outputs[0])
+    write.replace_input_with(0, longer.outputs[0])
+    function.outputs[0] = cut.outputs[0]
+    function.insert_before(function[0], [size, slots, first, second, axis, more, longer])
+    function.insert_after(write, [cut])
 
 
 def chunks(prompts: Sequence[Sequence[int]], size: int) -> Iterator[tuple[list[list[int]], list[list[int]]]]:
