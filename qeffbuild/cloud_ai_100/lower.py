@@ -13,6 +13,7 @@ from qeffbuild.cloud_ai_100.cache_ops import DOMAIN, NOWHERE, add_functions
 from qeffbuild.cloud_ai_100.functions import outline_layers
 from qeffbuild.cloud_ai_100.layers import name_nodes
 from qeffbuild.cloud_ai_100.lower_reader import lower_reader
+from qeffbuild.cloud_ai_100.norms import call_norms
 from qeffbuild.cloud_ai_100.opset17 import to_opset17
 from qeffbuild.cloud_ai_100.rings import is_ring, is_whole, rings, with_rings
 from qeffbuild.errors import ModelError
@@ -68,6 +69,7 @@ def lower(model: ir.Model, signature: IoSignature, form: Form) -> IoSignature:
     lowered = _signature(signature, form)
     _set_io(model.graph, signature, lowered)
     model.opset_imports.pop(SYMBOLIC, None)
+    call_norms(model)
     to_opset17(model)
     clip_to_float16(model.graph)
     layers = name_nodes(model.graph, lowered)

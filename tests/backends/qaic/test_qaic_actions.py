@@ -88,6 +88,7 @@ class Build:
         ir.save(model, export / "graph.onnx", external_data="model.safetensors", size_threshold_bytes=0)
         (export / "model.safetensors").rename(checkpoint / "model.safetensors")
         signature.save(export / "io.json")
+        (export / "export.json").write_text(json.dumps({"task": "causal-lm"}))
         config = {"model_type": "small", "vocab_size": small.VOCAB, "eos_token_id": 2, "n_positions": 16}
         facts = {"schema": 1, "config": config, "generation_config": None, "task": "causal-lm", "tensors": {}}
         (fetch / "facts.json").write_text(json.dumps(facts))

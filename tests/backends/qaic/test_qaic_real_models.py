@@ -16,6 +16,7 @@ from played_device import ANSWER, Device, generate
 from qeffbuild.actions import export as export_action
 from qeffbuild.actions import fetch as fetch_action
 from qeffbuild.cloud_ai_100.lower import Form, lower
+from qeffbuild.cloud_ai_100.norms import NAME
 from qeffbuild.cloud_ai_100.opset17 import OPSET
 from qeffbuild.executor.work import Work
 from qeffbuild.graph.files import load_graph, save_graph
@@ -97,3 +98,18 @@ def test_a_real_graph_keeps_its_weights_where_they_are(exported: tuple[Path, Pat
     assert "model.safetensors" in locations
     assert (tmp_path / "graph.onnx").stat().st_size < 200_000
     assert json.loads((export / "io.json").read_text())["states"]
+
+
+@pytest.mark.slow
+def test_norms_are_calls_of_the_operator_that_the_compiler_knows(exported: tuple[Path, Path]) -> None:
+    fetch, export = exported
+    model = load_graph(export / "graph.onnx")
+
+    lower(model, IoSignature.load(export / "io.json"), Form())
+
+    config = json.loads((fetch / "model" / "config.json").read_text())
+    in_a_layer = {"llama": 2, "mixtral": 2, "gemma2": 4}.get(config["model_type"])  # the others subtract a mean
+    calls = [node for node in model.graph if node.op_type == NAME]
+    assert len(calls) == (0 if in_a_layer is None else in_a_layer * config["num_hidden_layers"] + 1)
+    assert all(node.attributes["epsilon"].as_float() == pytest.approx(config["rms_norm_eps"]) for node in calls)
+    assert all(node.op_identifier() in model.functions for node in calls)

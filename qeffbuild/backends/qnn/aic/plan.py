@@ -40,7 +40,12 @@ def _lower(spec: BuildSpec, graph: str) -> Step:
             "kv_cache_prefix": "backend.kv_cache_prefix",
         },
         inputs={"graph": graph},
-        code=("qeffbuild.graph", "qeffbuild.graphs", "qeffbuild.signature", *_shared("cache_ops", "opset17", "layers")),
+        code=(
+            "qeffbuild.graph",
+            "qeffbuild.graphs",
+            "qeffbuild.signature",
+            *_shared("cache_ops", "functions", "layers", "norms", "opset17", "rings"),
+        ),
         tools=_GRAPH_TOOLS,
     )
 
