@@ -48,7 +48,7 @@ _SIZES: Mapping[int, str] = {
 _FILL_IN = frozenset({"num_key_value_heads"})
 _LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
 _PER_LAYER = (
-    "layer_types", "mlp_layer_types", "layers_block_type", "block_types", "no_rope_layers", "moe_layers",
+    "layer_types", "mlp_layer_types", "layers_block_type", "block_types", "no_rope_layers",
     "indexer_types", "hybrid_layer_pattern", "moe_layer_freq",
 )  # fmt: skip
 _TOKENS = re.compile(r"_token_(id|index)$")
@@ -78,7 +78,6 @@ _CORRECTIONS: Mapping[str, Mapping[str, Any]] = {
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
     "mamba2": {"num_heads": 16},  # times head_dim: expand times hidden_size
     "ministral": {"head_dim": 16},
-    "nemotron_h": {"time_step_min": 1e-6},  # clipped in prefill only: small random weights would show it
     "qwen4_exp_text": {
         "indexer_n_heads": 16,
         "indexer_kv_heads": 1,
@@ -99,8 +98,8 @@ _CORRECTIONS: Mapping[str, Mapping[str, Any]] = {
         "n_mamba_heads": 2,
     },
     "zamba2": {
-        "num_hidden_layers": 4,
-        "layer_types": _HYBRID,
+        "num_hidden_layers": 2,
+        "layer_types": _HYBRID[:2],
         "attention_head_dim": 32,
         "attention_hidden_size": 256,
         "n_mamba_heads": 16,
@@ -134,11 +133,9 @@ def tiny_config(model_type: str, vocab_size: int, end: int, task: str = CAUSAL) 
 
 
 def _of_text(whole: Any) -> Any:
-    """The language model's own class of configuration, where it has a causal language model of its own."""
-    from transformers import AutoModelForCausalLM
-
+    """The language model's own class of configuration, where it is a causal language model by itself."""
     text = type(whole.get_text_config(decoder=True))
-    return text if text in AutoModelForCausalLM._model_mapping else type(whole)
+    return text if text.model_type in classes(CAUSAL) else type(whole)
 
 
 def write_tiny(folder: Path, model_type: str, *, seed: int, tokenizer: Path, task: str = "auto") -> None:
@@ -208,6 +205,8 @@ def _settings(default: Any, fixed: Mapping[str, Any]) -> dict[str, Any]:
             chosen[name] = fixed["eos_token_id"] if name.startswith(("pad", "decoder_start")) else place + 3
     if _has(default, "vocab_size_per_layer_input"):
         chosen["vocab_size_per_layer_input"] = fixed["vocab_size"]
+    if isinstance(_value(default, "time_step_min"), float):
+        chosen["time_step_min"] = 1e-6  # PyTorch clips steps in prefill, not in decode: random weights would show it
     rope = copy.deepcopy(_value(default, "rope_parameters"))
     if isinstance(rope, dict) and "mrope_section" in str(rope):
         for part in [rope, *(part for part in rope.values() if isinstance(part, dict))]:

@@ -80,6 +80,7 @@ def _run(said: Check, folder: Path) -> None:
     wanted = [_reference(model, row) for row in rows]
     said.stage = "facts"
     model.save_pretrained(folder)
+    config.save_pretrained(folder)  # a text model of several parts would be saved as one of its own type
     facts = read_facts(folder, task=CAUSAL)
     refuse_disagreement(folder, compare(folder, facts))
     said.stage = "export"
