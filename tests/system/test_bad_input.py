@@ -112,7 +112,7 @@ MODELS = [
     folder("54", "model.config", config='{"model_type": "llama", "hidden', says="config.json:1", alone=True),
     folder("55a", "model.config", config={**LLAMA, "hidden_size": 17}, weights=safetensors({}, 0)),
     folder("55b", "model.config", config={**LLAMA, "num_hidden_layers": -1}, weights=safetensors({}, 0)),
-    folder("20b", "model.unsupported", config={**LLAMA, "quantization_config": {"quant_method": "gptq"}}, words=("backend=qaic", "quantization=mxfp6"), says="gptq"),
+    folder("20b", "model.unsupported", config={**LLAMA, "quantization_config": {"quant_method": "gptq"}}, weights=safetensors({}, 0), words=("backend=qaic", "quantization=mxfp6"), says="gptq"),
     folder("57", "model.weights", weights=safetensors({"model.norm.weight": entry([16], 0)}, 64)),
     folder("58a", "model.weights", weights=safetensors({"x": entry([16], 0)}, 10)),
     folder("58b", "model.weights", weights=b""),

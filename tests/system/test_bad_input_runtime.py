@@ -5,6 +5,7 @@ The numbers are those of the table of bad inputs. Every row fails in the step th
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shlex
@@ -90,8 +91,20 @@ def add_a_token(model: Path) -> None:
 
 
 def left_in(cache: Path) -> list[Path]:
-    """Files that a step began and nobody took away."""
-    return [path for path in (cache / "v1" / "staging").rglob("*") if path.is_file() and path.suffix != ".lock"]
+    """Files that a step began and nobody took away: other tests build in this cache, whose folders are locked."""
+    folders = [path for path in (cache / "v1" / "staging").glob("*") if path.is_dir() and not is_locked(path)]
+    return [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+
+
+def is_locked(folder: Path) -> bool:
+    try:
+        with folder.with_name(f"{folder.name}.lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return not folder.exists()
+    return False
 
 
 TEMPLATES = [

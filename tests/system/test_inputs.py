@@ -138,7 +138,7 @@ def test_our_own_source_counts(folder: Path, source: str, tmp_path: Path, monkey
 def test_a_template_counts(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = keys(folder, *QAIC)
     templates = Path(shutil.copytree(paths.resource_dir("templates"), tmp_path / "templates"))
-    with next(templates.rglob("spec*.j2")).open("a") as file:
+    with next((templates / "qaic").rglob("spec*.j2")).open("a") as file:
         file.write("\n")
     monkeypatch.setattr(compiler_plan, "resource_dir", lambda name: templates)
 
