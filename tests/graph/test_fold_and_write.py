@@ -15,9 +15,9 @@ import pytest
 from neutral_decoder import LAYERS, VOCABULARY, WIDTH, make_decoder
 
 from qeffbuild.errors import ModelError
+from qeffbuild.graph.decode import BLOCKS, DECODE
 from qeffbuild.graph.emit import Emitter
 from qeffbuild.graph.files import load_graph
-from qeffbuild.graph.decode import BLOCKS, DECODE
 from qeffbuild.graph.fold import EVALUATE, compute, foldable_values, frontier, identity
 from qeffbuild.graph.tied import share_tied_head
 from qeffbuild.graph.weights import Folder, Weights
