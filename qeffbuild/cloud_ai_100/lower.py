@@ -13,6 +13,7 @@ from qeffbuild.cloud_ai_100.cache_ops import DOMAIN, NOWHERE, add_functions
 from qeffbuild.cloud_ai_100.functions import outline_layers
 from qeffbuild.cloud_ai_100.layers import name_nodes
 from qeffbuild.cloud_ai_100.lower_reader import lower_reader
+from qeffbuild.cloud_ai_100.merge_speech import merge_speech
 from qeffbuild.cloud_ai_100.norms import call_norms
 from qeffbuild.cloud_ai_100.opset17 import to_opset17
 from qeffbuild.cloud_ai_100.rings import is_ring, is_whole, rings, with_rings
@@ -25,6 +26,7 @@ from qeffbuild.graph.fold import remove_unread
 from qeffbuild.graph.halves import clip_to_float16
 from qeffbuild.graph.ops import ATTENTION, SCATTER, attention, given, symbolic
 from qeffbuild.graph.tied import share_tied_head
+from qeffbuild.graphs import GRAPH, IO, Member, members
 from qeffbuild.signature import Axis, IoSignature, State, Tensor
 
 _OURS = ("input_ids", "position_ids", "logits_index")  # of a neutral graph's inputs; passes may have added others
@@ -43,14 +45,26 @@ class Form:
 
 
 def run(work: Work) -> None:
-    model = load_graph(work.inputs["graph"] / "graph.onnx")
-    signature = IoSignature.load(work.inputs["graph"] / "io.json")
-    if signature.states:
-        lowered = lower(model, signature, Form(**work.params))
-    else:
+    main, *others = members(work.inputs["graph"])
+    model, signature = load_graph(main.graph), main.signature
+    if not signature.states:
         lowered = lower_reader(model, signature)
-    save_graph(model, work.out / "graph.onnx")
-    lowered.save(work.out / "io.json")
+    elif others:
+        (encoder,) = others
+        lowered = _lower_speech(model, signature, encoder, Form(**work.params))
+    else:
+        lowered = lower(model, signature, Form(**work.params))
+    save_graph(model, work.out / GRAPH)
+    lowered.save(work.out / IO)
+
+
+def _lower_speech(model: ir.Model, signature: IoSignature, encoder: Member, form: Form) -> IoSignature:
+    """Decoder and encoder in one graph; what the decoder only reads comes in as an input until they are joined."""
+    told = replace(signature, inputs=(*signature.inputs, *signature.held), held=())
+    lowered = lower(model, told, form)
+    heard = load_graph(encoder.graph)
+    lower_reader(heard, encoder.signature)
+    return merge_speech(model, heard, lowered, encoder.signature)
 
 
 def lower(model: ir.Model, signature: IoSignature, form: Form) -> IoSignature:

@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from qeffbuild.cloud_ai_100.specializations import Specialization, numbered
-from qeffbuild.signature import IoSignature
+from qeffbuild.errors import SpecError
 from qeffbuild.spec.for_task import input_lengths
 from qeffbuild.spec.types import SpecializationSpec
 
 _NAMES = {"embedding": "Embedding", "sequence-classification": "SeqClassification", "ctc": "CTC"}
 
 
-def reader_specializations(task: str, shapes: SpecializationSpec, signature: IoSignature) -> tuple[Specialization, ...]:
-    """In ascending order of their lengths; of several, each has its number."""
+def reader_specializations(task: str, shapes: SpecializationSpec, most: int | None) -> tuple[Specialization, ...]:
+    """In ascending order of their lengths; of several, each has its number. `most` are the positions of an encoder."""
     if task in _NAMES:
         return numbered(list(_of_lengths(task, shapes)))
-    return tuple(_of_speech(shapes, signature))
+    assert most is not None, "a graph that hears has positions"
+    slots = shapes.encoder_ctx_len or most
+    if slots > most:
+        found = f"specialization.encoder_ctx_len: {slots}, but the encoder has {most} positions"
+        raise SpecError("spec.range", found, hint="leave it out")
+    return tuple(_of_speech(shapes, slots))
 
 
 def _of_lengths(task: str, shapes: SpecializationSpec) -> Iterator[Specialization]:
@@ -24,11 +29,8 @@ def _of_lengths(task: str, shapes: SpecializationSpec) -> Iterator[Specializatio
         yield Specialization(name=_NAMES[task], symbols={"batch_size": shapes.batch_size, "seq_len": length})
 
 
-def _of_speech(shapes: SpecializationSpec, signature: IoSignature) -> Iterator[Specialization]:
+def _of_speech(shapes: SpecializationSpec, slots: int) -> Iterator[Specialization]:
     """The first run hears and gives a token; after it one frame stands for nothing new, and the cross cache is read."""
-    frames = next(tensor.axes[2] for tensor in signature.inputs if tensor.name == "input_features")
-    assert frames == "feature_len"
-    slots = shapes.encoder_ctx_len or shapes.ctx_len
     common = {
         "batch_size": shapes.batch_size,
         "decoder_ctx_len": shapes.ctx_len,

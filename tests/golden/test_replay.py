@@ -44,7 +44,6 @@ DIFFERENT: dict[str, tuple[str, ...]] = {
 
 # Not replayed yet, and why. A case that replays has to leave this list.
 NOT_YET: dict[str, str] = {
-    "whisper": "an encoder and a decoder in one graph",
     **dict.fromkeys(("quant_awq", "quant_ct_fp8"), "checkpoints that are quantized already"),
     "swiftkv": "SwiftKV",
     "vlm_llava_dual": "images",

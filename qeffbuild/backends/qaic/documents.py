@@ -40,6 +40,8 @@ def custom_io_yaml(signature: IoSignature, precision: str, own: Path | None = No
     tensors = [name for state in states for name in (state.name, state.output)]
     if any(state.kind == "adapter" for state in states):
         tensors = [*(state.name for state in states), *(state.output for state in states)]
+    heard = [tensor.name for tensor in signature.inputs if "feature_len" in tensor.axes]
+    tensors = [*heard, *tensors]
     shape = [{"IOName": str, "Precision": str}]
     said = {"tensors": tensors, "precision": precision}
     return render("qaic/custom_io.yaml.j2", said, result="yaml", shape=shape, own=own)

@@ -29,7 +29,7 @@ def run(work: Work) -> None:
     manifest = {
         "backend": "qaic",
         "task": facts["task"],
-        "graphs": {"decoder": {"file": f"{OUTPUT}/{PROGRAM}", "signature": signature.as_json()}},
+        "graphs": {signature.graph: {"file": f"{OUTPUT}/{PROGRAM}", "signature": signature.as_json()}},
         "specialization": work.params["specialization"],
         "model": model_facts(facts),
         "quantization": {

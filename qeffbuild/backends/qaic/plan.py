@@ -54,7 +54,7 @@ def _lower(spec: BuildSpec, graph: str) -> Step:
             "qeffbuild.graph",
             "qeffbuild.graphs",
             "qeffbuild.signature",
-            *_shared("cache_ops", "functions", "layers", "lower_reader", "norms", "opset17", "rings"),
+            *_shared("cache_ops", "functions", "layers", "lower_reader", "merge_speech", "norms", "opset17", "rings"),
         ),
         tools=_GRAPH_TOOLS,
     )

@@ -25,6 +25,7 @@ from qeffbuild.cloud_ai_100.specializations import specializations, with_windows
 from qeffbuild.errors import BackendError
 from qeffbuild.executor.work import Work
 from qeffbuild.graph.files import load_graph
+from qeffbuild.graphs import members
 from qeffbuild.package import ADAPTERS, bring_adapters
 from qeffbuild.signature import IoSignature
 from qeffbuild.spec.types import QuantizationSpec, SpecializationSpec
@@ -39,12 +40,19 @@ def run(work: Work) -> None:
     weights = bring_weights(model, work.inputs["exported"], work.out)
     _bring_adapters(work)
     made = json.loads((work.inputs["exported"] / "export.json").read_text())
-    asked = replace(Asked.read(work.params), task=made.get("task", "causal-lm"))
+    asked = replace(Asked.read(work.params), task=made.get("task", "causal-lm"), positions=_positions(work))
     argv = write_documents(asked, model, IoSignature.load(work.out / "io.json"), work.leaves, work.out)
     (work.out / COMMANDS).write_text(json.dumps([argv], indent=1) + "\n")
     script = work.out / "compile.sh"
     script.write_text(documents.compile_script(argv, weights, work.leaves.get("templates")))
     script.chmod(0o755)
+
+
+def _positions(work: Work) -> int | None:
+    """Two frames of sound become one position."""
+    _, *others = members(work.inputs["exported"])
+    frames = [tensor.axes[2] for member in others for tensor in member.signature.inputs if len(tensor.axes) == 3]
+    return next((most // 2 for most in frames if isinstance(most, int)), None)
 
 
 def _bring_adapters(work: Work) -> None:
@@ -65,6 +73,7 @@ class Asked:
     num_devices: int
     stages: int
     task: str = "causal-lm"
+    positions: int | None = None  # of an encoder that hears
 
     @classmethod
     def read(cls, params: Mapping[str, Any]) -> Asked:
@@ -92,7 +101,7 @@ def write_documents(
     if asked.task == "causal-lm":
         entries = with_windows(specializations(asked.shapes, continuous=asked.continuous), signature)
     else:
-        entries = reader_specializations(asked.task, asked.shapes, signature)
+        entries = reader_specializations(asked.task, asked.shapes, asked.positions)
     text = documents.specializations_json(entries, options.form, own)
     (out / SPECIALIZATIONS).write_text(text)
 
