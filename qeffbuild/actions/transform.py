@@ -15,6 +15,8 @@ from qeffbuild.graph.write import DataFile
 from qeffbuild.signature import IoSignature
 from qeffbuild.transforms.subject import DATA, Subject
 
+MADE = "export.json"  # how the graph was made, which a pass does not change
+
 
 def run(work: Work) -> None:
     before = work.inputs["graph"]
@@ -41,6 +43,7 @@ def run(work: Work) -> None:
 
 def _bring_along(model: ir.Model, before: Path, out: Path) -> None:
     """What lies beside the graph that came in and is still read; our own file only if something is in it."""
+    shutil.copyfile(before / MADE, out / MADE)
     tensors = [value.const_value for value in model.graph.initializers.values()]
     for location in {str(tensor.location) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)} - {DATA}:
         if (before / location).is_file():

@@ -96,6 +96,7 @@ def make_decoder(
     graph = _Graph(facts["tensors"], ir.DataType.from_numpy(np.dtype(dtype)), softcap, window)
     save_graph(graph.model(), exported / "graph.onnx")
     signature(dtype, window).save(exported / "io.json")
+    (exported / "export.json").write_text(json.dumps({"task": "causal-lm"}))
     weights = {name: array.astype(np.float32) for name, array in tensors.items()}
     return Decoder(fetched, exported, checkpoint, weights, softcap, window)
 

@@ -60,6 +60,7 @@ def test_weights_beyond_float16_become_its_largest_number(tmp_path: Path) -> Non
     made = ir.Graph([x], node.outputs, nodes=[node], initializers=[w], opset_imports={"": 20}, name="g")
     save_graph(ir.Model(made, ir_version=10), graph / "graph.onnx")
     (graph / "io.json").write_text(json.dumps({"graph": "g", "inputs": [], "outputs": [], "states": []}))
+    (graph / "export.json").write_text("{}")
 
     chain.step(transform_action, out, {"passes": [{"name": "clip_float16"}]}, {"graph": graph})
     model = load_graph(out / "graph.onnx")

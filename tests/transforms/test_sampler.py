@@ -45,6 +45,7 @@ def device_of(decoder: small.SmallDecoder, tmp_path: Path) -> Callable[..., Devi
         model, signature = small.neutral_graph(decoder)
         save_graph(model, graph / "graph.onnx")
         signature.save(graph / "io.json")
+        (graph / "export.json").write_text("{}")
         work = Work(
             name="transform", params={"passes": [{**ASKED, **asked}]}, inputs={"graph": graph}, leaves={}, out=out
         )
