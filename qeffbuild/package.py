@@ -74,6 +74,21 @@ class Package:
     def signature(self, name: str = "decoder") -> IoSignature:
         return IoSignature.from_json(self.manifest["graphs"][name]["signature"])
 
+    @property
+    def choices(self) -> Mapping[str, Any]:
+        """What was chosen to build it: dotted keys with values, `???` where a place of that machine was named."""
+        said = json.loads((self.path / PROVENANCE).read_bytes()) if PROVENANCE in self.manifest["files"] else {}
+        chosen = said.get("predicate", {}).get("buildDefinition", {}).get("externalParameters", {}).get("choices")
+        if not isinstance(chosen, dict) or "backend" not in chosen:
+            raise _damaged(self.path, PROVENANCE, "it does not say by which choices the package was made")
+        return chosen
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """The sha256 of every file, the manifest's own among them."""
+        files = {rel: recorded["sha256"] for rel, recorded in self.manifest["files"].items()}
+        return {**files, MANIFEST: digest_of(self.path / MANIFEST)}
+
     def verify(self) -> None:
         """Compares every byte with the manifest, and the manifest with the provenance; also refuses strangers."""
         for rel, recorded in self.manifest["files"].items():

@@ -9,7 +9,7 @@ from qeffbuild.api.building import Built, Together, build, build_together
 from qeffbuild.api.checking import check, doctor, not_reproducible, verify
 from qeffbuild.api.explaining import diff, why
 from qeffbuild.api.handing_out import emit, hand_out
-from qeffbuild.api.locking import Lock, read_lock, write_lock
+from qeffbuild.api.locking import Lock, held_to, read_lock, words_of, write_lock
 from qeffbuild.api.planning import Outlook, Planned, UpToDate, plan, plan_together
 from qeffbuild.api.specs import admit, check_out, compose, known_task, open_store
 from qeffbuild.api.using import (
@@ -54,6 +54,7 @@ __all__ = [
     "eval_file_of",
     "evaluate",
     "hand_out",
+    "held_to",
     "known_task",
     "not_reproducible",
     "open_engine",
@@ -67,5 +68,6 @@ __all__ = [
     "task_of",
     "verify",
     "why",
+    "words_of",
     "write_lock",
 ]

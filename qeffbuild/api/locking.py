@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qeffbuild.errors import SpecError, VerificationError
+from qeffbuild.package import PROVENANCE, Package
 from qeffbuild.plan import Plan
 from qeffbuild.plan.keys import Key
+from qeffbuild.spec.choices import GAP, REMEMBERED, words
 from qeffbuild.spec.types import BuildSpec
 from qeffbuild.store import Entry
 from qeffbuild.store.collect import pin
@@ -32,14 +34,19 @@ _ELSEWHERE = ("launch.", "launch=", "cache.", "cache=", "out=", "hydra.")
 
 @dataclass(frozen=True, slots=True)
 class Lock:
-    """One entry of a lock file: `inputs` and `outputs` as names with what they were."""
+    """What a build is held to: `inputs` and `outputs` as names with what they were. No inputs: any will do.
 
-    words: str
-    inputs: Mapping[str, str]
+    `source` has written them down; `hint` says what to do when they differ.
+    """
+
+    source: str
+    hint: str
+    inputs: Mapping[str, str] | None
     outputs: Mapping[str, str]
 
     def check_inputs(self, spec: BuildSpec, plan: Plan, keys: Mapping[str, Key]) -> None:
-        self._compare(self.inputs, inputs_of(spec, plan, keys))
+        if self.inputs is not None:
+            self._compare(self.inputs, inputs_of(spec, plan, keys))
 
     def check_outputs(self, entry: Entry) -> None:
         self._compare(self.outputs, outputs_of(entry))
@@ -51,8 +58,8 @@ class Lock:
             if was != now:
                 raise VerificationError(
                     "lock.differs",
-                    f"{name}: {_shown(now)}, but {NAME} says {_shown(was)}",
-                    hint=f"restore what it was built with, or accept the change: qeffbuild lock {self.words}",
+                    f"{name}: {_shown(now)}, but {self.source} says {_shown(was)}",
+                    hint=self.hint,
                 )
 
 
@@ -98,16 +105,36 @@ def write_lock(folder: Path, overrides: Sequence[str], built: Built) -> Path:
 
 def read_lock(folder: Path, overrides: Sequence[str]) -> Lock:
     """Raises SpecError where these words were never locked."""
-    words, file = name_of(overrides), folder / NAME
+    name, file = name_of(overrides), folder / NAME
     builds = _read(file)["builds"] if file.exists() else {}
-    if words not in builds:
+    if name not in builds:
         raise SpecError(
-            "lock.absent", f"{words or 'these words'}: not in {NAME}", where=str(file), hint=f"qeffbuild lock {words}"
+            "lock.absent", f"{name or 'these words'}: not in {NAME}", where=str(file), hint=f"qeffbuild lock {name}"
         )
-    said = builds[words]
+    said = builds[name]
     if not isinstance(said, dict) or not all(_is_table(said.get(part)) for part in ("inputs", "outputs")):
-        raise _unreadable(file, f"{words}: no inputs and outputs")
-    return Lock(words, said["inputs"], said["outputs"])
+        raise _unreadable(file, f"{name}: no inputs and outputs")
+    hint = f"restore what it was built with, or accept the change: qeffbuild lock {name}"
+    return Lock(NAME, hint, said["inputs"], said["outputs"])
+
+
+def words_of(package: Path, overrides: Sequence[str]) -> tuple[str, ...]:
+    """The words that build the package in this folder again; a group that `overrides` choose anew is left out."""
+    anew = {word.partition("=")[0] for word in overrides}
+    said = Package.open(package, verify=True).choices
+    again = words({key: value for key, value in said.items() if key.partition(".")[0] not in anew or key == "backend"})
+    return (*(word for word in again if word.partition("=")[0] not in anew), *overrides)
+
+
+def held_to(package: Path, overrides: Sequence[str]) -> Lock | None:
+    """The bytes of a package that is built again; None where `overrides` ask for another one."""
+    found = Package.open(package)
+    gaps = [key for key, value in found.choices.items() if value == GAP]
+    keys = [word.lstrip("+~").partition("=")[0] for word in overrides]
+    if any(key.partition(".")[0] in REMEMBERED and key not in gaps for key in keys):
+        return None
+    hint = f"other tools or another model than then? compare {PROVENANCE} in both"
+    return Lock(str(package), hint, None, found.digests)
 
 
 def _read(file: Path) -> dict[str, Any]:

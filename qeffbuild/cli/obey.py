@@ -93,7 +93,8 @@ class Job:
     @property
     def spec(self) -> BuildSpec:
         if self._spec is None:
-            said, self._spec = composed(self.command.overrides)
+            source, overrides = self.command.value("--from"), self.command.overrides
+            said, self._spec = composed(api.words_of(Path(source), overrides) if source else overrides)
             self.variables = tuple(said["environment"])
         return self._spec
 
@@ -111,6 +112,8 @@ class Job:
 
     @property
     def lock(self) -> api.Lock | None:
+        if package := self.command.value("--from"):
+            return api.held_to(Path(package), self.command.overrides) if self.goal == "package" else None
         return api.read_lock(Path.cwd(), self.command.overrides) if self.command.has("--locked") else None
 
     def build(self, goal: Goal) -> api.Built:
@@ -124,8 +127,9 @@ class Job:
                 frozen=self.command.has("--frozen"),
                 lock=self.lock,
             )
-        # The lock file is not among what a kept answer is compared with.
-        self.up_to_date = None if self.lock else together.up_to_date
+        # Neither a lock file nor a package is among what a kept answer is compared with.
+        is_held = self.command.has("--locked") or self.command.has("--from")
+        self.up_to_date = None if is_held else together.up_to_date
         return together.builds[0]
 
     def built(self) -> api.Built:

@@ -48,8 +48,9 @@ VERBS: dict[str, Verb] = {
                 "qeffbuild build",
                 "qeffbuild build --to export",
                 "qeffbuild build quantization=int8 out=outputs/demo",
+                "qeffbuild build --from outputs/demo out=outputs/again",
             ),
-            flags=("--to", "--check", "--allow-outside", "--locked"),
+            flags=("--to", "--check", "--allow-outside", "--locked", "--from"),
             sweeps=True,
         ),
         Verb(

@@ -31,6 +31,7 @@ FLAGS: dict[str, Flag] = {
         Flag(name="--check", value="STEP", does="run STEP twice and compare the results"),
         Flag(name="--frozen", does="refuse a model revision that can move (a branch, a tag)"),
         Flag(name="--locked", does="fail on any difference from what ./qeffbuild.lock says of these words"),
+        Flag(name="--from", value="PACKAGE", does="the words that PACKAGE was built by; it must come out the same"),
         Flag(name="--offline", does="do not use the network"),
         Flag(name="--allow-outside", does="let out=DIR lie outside the working folder"),
         Flag(name="--max-size", value="SIZE", does="cache gc: collect until the cache is this small, such as 10G"),
@@ -203,6 +204,7 @@ def _checked(command: Command) -> Command:
         "--dry-run",
         "--allow-outside",
         "--locked",
+        "--from",
     ):
         takers = [name for name, verb in VERBS.items() if flag in verb.flags]
         if command.has(flag) and not any(call.verb in takers for call in command.calls):
@@ -211,9 +213,10 @@ def _checked(command: Command) -> Command:
                 f"{flag} means nothing to {command.calls[0].verb}",
                 hint=f"it goes with: {' '.join(takers)}",
             )
-    if command.has("--locked") and (command.is_sweep or command.has("--check")):
-        other = "-m" if command.is_sweep else "--check"
-        raise SpecError("flag.verb", f"--locked means nothing to {other}", hint="lock and build one variant at a time")
+    for flag in ("--locked", "--from"):
+        if command.has(flag) and (command.is_sweep or command.has("--check")):
+            other = "-m" if command.is_sweep else "--check"
+            raise SpecError("flag.verb", f"{flag} means nothing to {other}", hint="build one variant at a time")
     for flag, choices in {"--to": GOALS, **CHOICES}.items():
         said = command.value(flag)
         if said is not None and said not in choices:

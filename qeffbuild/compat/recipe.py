@@ -11,10 +11,10 @@ from typing import Any
 
 from qeffbuild.compat.flags import MODULES, flags_of, spelled
 from qeffbuild.compat.qconfig import read_qconfig
-from qeffbuild.compat.translate import Translation, escaped, quoted, translate
+from qeffbuild.compat.translate import Translation, translate
 from qeffbuild.compat.words import read_words
 from qeffbuild.errors import SpecError
-from qeffbuild.spec.text import nearest
+from qeffbuild.spec.text import escaped, nearest, quoted
 
 _MODULE = re.compile(r"(?:.*[./])?cloud[./](\w+?)(?:\.py)?")
 _SECRET = frozenset({"hf_token"})

@@ -12,7 +12,7 @@ from qeffbuild.compat.flags import keywords
 from qeffbuild.compat.lengths import automatic, settled
 from qeffbuild.errors import SpecError
 from qeffbuild.spec.keys import Key, keys_of
-from qeffbuild.spec.text import nearest
+from qeffbuild.spec.text import nearest, quoted
 
 # Who compiles: a backend's name is said as on a command line.
 THE_COMPILER = ("backend", "backend=qaic".partition("=")[2])
@@ -218,27 +218,3 @@ def _as(key: Key, name: str, value: Any) -> Any:
     if key.kind == "int" and re.fullmatch(r"[+-]?\d+", value):
         return int(value)
     raise SpecError("spec.type", f"{name}: {value[:60]!r} is not {key.holds}")
-
-
-QUOTE_OR_END = re.compile(r"(\\*)(\"|\Z)")
-
-
-def quoted(value: Any) -> str:
-    """A value as the override grammar reads it: text in quotes, so that it stays text."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, list | tuple):
-        return f"[{','.join(map(quoted, value))}]"
-    if isinstance(value, int | float) or re.fullmatch(r"[A-Za-z_/.][A-Za-z0-9_/.-]*", str(value)):
-        return str(value)
-    return f'"{re.sub(QUOTE_OR_END, _protected, escaped(str(value)))}"'
-
-
-def _protected(found: re.Match[str]) -> str:
-    """Before a quote, and at the end, each backslash is doubled; the quote itself gets one."""
-    return found[1] * 2 + (f"\\{found[2]}" if found[2] else "")
-
-
-def escaped(text: str) -> str:
-    """What was typed is what is meant: `${` begins no reference to another key."""
-    return text.replace("${", "\\${")

@@ -80,11 +80,18 @@ def _fields(word: str, old: Any, new: Any) -> tuple[str, ...]:
 
 
 def _params(step: Step, old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, ...]:
-    """A nested parameter is followed to the values that differ: `backend.options.mos 1 -> 2`."""
+    """A nested parameter is followed to the values that differ: `backend.options.mos 1 -> 2`.
+
+    One that has no word of its own holds keys of the user; it says what the others have not said.
+    """
     lines: list[str] = []
-    for name in sorted(old.keys() | new.keys()):
-        word = step.reads.get(name, name)
-        lines += _values(word, old.get(name, _NOTHING), new.get(name, _NOTHING))
+    for name in sorted(old.keys() | new.keys(), key=lambda name: (not step.reads.get(name, name), name)):
+        if word := step.reads.get(name, name):
+            lines += _values(word, old.get(name, _NOTHING), new.get(name, _NOTHING))
+            continue
+        said = {line.partition(" ")[0] for line in lines}
+        more = _values(word, old.get(name, {}), new.get(name, {}))
+        lines += [line for line in more if line.partition(" ")[0] not in said]
     return tuple(lines)
 
 
@@ -93,7 +100,7 @@ def _values(word: str, old: Any, new: Any) -> list[str]:
         return list(_fields(word, old, new))
     lines: list[str] = []
     for name in sorted(old.keys() | new.keys()):
-        lines += _values(f"{word}.{name}", old.get(name, _NOTHING), new.get(name, _NOTHING))
+        lines += _values(f"{word}.{name}" if word else name, old.get(name, _NOTHING), new.get(name, _NOTHING))
     return lines
 
 

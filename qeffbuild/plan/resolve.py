@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from qeffbuild.errors import SpecError
 from qeffbuild.plan.passes import STEP, transform
 from qeffbuild.plan.types import GOALS, Goal, Leaf, Plan, Step
+from qeffbuild.spec.choices import choices
 
 if TYPE_CHECKING:
     from qeffbuild.spec.types import BuildSpec, ModelSpec
@@ -34,6 +36,7 @@ def resolve(spec: BuildSpec, goal: Goal, backend_steps: BackendSteps) -> Plan:
         raise SpecError("spec.choice", f"--to {goal}: no such goal", hint=f"one of: {', '.join(GOALS)}")
     front, passes = _front(spec), transform(spec, "export")
     steps = (*front, *backend_steps(spec, "export")) if passes is None else (*front, passes, *backend_steps(spec, STEP))
+    steps = tuple(_remembering(spec, step) if _kind(step) == "package" else step for step in steps)
     goals = tuple(step.name for step in steps if _kind(step) in _KINDS[goal])
     if not goals:
         kinds = dict.fromkeys(_kind(step) for step in steps)
@@ -44,6 +47,12 @@ def resolve(spec: BuildSpec, goal: Goal, backend_steps: BackendSteps) -> Plan:
 
 def _kind(step: Step) -> str:
     return step.name.partition("[")[0]
+
+
+def _remembering(spec: BuildSpec, step: Step) -> Step:
+    """A package says by which choices it was made, so that it can be made again."""
+    said = {"choices": choices(spec)}
+    return replace(step, params={**step.params, **said}, reads={**step.reads, "choices": ""})
 
 
 def _front(spec: BuildSpec) -> tuple[Step, Step, Step]:

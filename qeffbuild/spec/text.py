@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 # Patterns are compiled by their first use: a build with nothing to do never pays for it.
 _BIDI = "[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"  # makes a text read differently from what it is
@@ -11,6 +12,9 @@ _CONTROL = "[\x00-\x1f\x7f-\x9f\u2028\u2029]"
 _NUL = "\x00"
 _SURROGATE = "[\ud800-\udfff]"
 _USER = r"(?<=//)[^/\s@]+@"  # https://NAME:PASSWORD@HOST
+_BARE = r"[A-Za-z_/][A-Za-z0-9_/.-]*"
+_NOT_TEXT = ("null", "true", "false", "nan", "inf")  # what the grammar reads as something else
+_QUOTE_OR_END = r"(\\*)(\"|\Z)"
 _CHOICE = r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*"
 
 
@@ -67,3 +71,24 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
     best = max(known, key=likeness, default=None)
     return best if best is not None and likeness(best) >= 0.7 else None
+
+
+def quoted(value: Any) -> str:
+    """A value as the override grammar reads it: text in quotes, so that it stays text."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(quoted, value))}]"
+    if isinstance(value, int | float) or (re.fullmatch(_BARE, str(value)) and str(value).lower() not in _NOT_TEXT):
+        return str(value)
+    return f'"{re.sub(_QUOTE_OR_END, _protected, escaped(str(value)))}"'
+
+
+def _protected(found: re.Match[str]) -> str:
+    """Before a quote, and at the end, each backslash is doubled; the quote itself gets one."""
+    return found[1] * 2 + (f"\\{found[2]}" if found[2] else "")
+
+
+def escaped(text: str) -> str:
+    """What was typed is what is meant: `${` begins no reference to another key."""
+    return text.replace("${", "\\${")

@@ -28,13 +28,20 @@ Dtype = Literal["float32", "float16", "bfloat16"]
 
 
 def option(
-    default: Any, doc: str, *, low: float | None = None, high: float | None = None, one_or_many: bool = False
+    default: Any,
+    doc: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    one_or_many: bool = False,
+    place: bool = False,
 ) -> Any:
     """A field with a meaning and inclusive bounds (for a tuple: of each item).
 
-    With `one_or_many`, a bare value stands for a tuple of one.
+    With `one_or_many`, a bare value stands for a tuple of one. A `place` says where something lies on this machine.
     """
-    return field(default=default, metadata={"doc": doc, "low": low, "high": high, "one_or_many": one_or_many})
+    metadata = {"doc": doc, "low": low, "high": high, "one_or_many": one_or_many, "place": place}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +49,7 @@ class ModelSpec:
     """Where the weights come from. Exactly one of `path` and `id`; `scale=tiny` needs neither."""
 
     name: str = option("hf", "the name of the choice; shown, never part of a key")
-    path: str | None = option(None, "a local Hugging Face folder; relative to the working folder")
+    path: str | None = option(None, "a local Hugging Face folder; relative to the working folder", place=True)
     id: str | None = option(None, "a model on the Hugging Face hub, ORG/NAME")
     revision: str | None = option(None, "the hub commit, 40 hex digits (or a branch, refused by --frozen)")
     model_type: str | None = option(None, "transformers' model_type; needed by scale=tiny only")
@@ -70,7 +77,7 @@ class ModelSpec:
     num_hidden_layers: int | None = option(None, "known before the model is fetched", low=1)
     num_key_value_heads: int | None = option(None, "known before the model is fetched", low=1)
     example_prompts: tuple[str, ...] = option((), "what `run` says when no prompt is given")
-    eval_file: str | None = option(None, "the text that `eval` measures on when eval_file names none")
+    eval_file: str | None = option(None, "the text that `eval` measures on when eval_file names none", place=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +89,9 @@ class QuantizationSpec:
     block_size: int | None = option(None, "weights that share one scale: 16, 32, 64, 128 or 256", low=16, high=256)
     symmetric: bool = option(True, "no zero points")
     keep: tuple[str, ...] = option((), "glob patterns of weights that stay unquantized, such as lm_head*")
-    calibration: str = option("package:models/demo/calibration.txt", "the text that awq and gptq calibrate on")
+    calibration: str = option(
+        "package:models/demo/calibration.txt", "the text that awq and gptq calibrate on", place=True
+    )
     calibration_tokens: int = option(32768, "tokens of it, spread evenly over the text", low=2, high=1 << 24)
     budget: float | None = option(
         None,

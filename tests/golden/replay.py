@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from qeffbuild import api
-from qeffbuild.compat.translate import Translation, quoted, translate, translate_call
+from qeffbuild.compat.translate import Translation, translate, translate_call
 from qeffbuild.compat.words import read_words
 from qeffbuild.errors import QeffBuildError
+from qeffbuild.spec.text import quoted
 from tests.golden.models import adapters_of, config_of, write_model
 
 Case = Mapping[str, Any]

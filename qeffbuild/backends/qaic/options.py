@@ -29,10 +29,12 @@ class Options:
     aic_enable_depth_first: bool = option(False, "schedule depth first")
     allow_mxint8_mdp_io: bool = option(False, "MXINT8 for what travels between devices")
     stats_level: int | None = option(None, "how much the compiled program measures of itself", low=0, high=100)
-    node_precision_info: str | None = option(None, "a YAML file with the precision of single nodes")
+    node_precision_info: str | None = option(None, "a YAML file with the precision of single nodes", place=True)
     user_tiled: bool = option(False, "the graph is tiled already")
     io_encrypt: str | None = option(None, "how inputs and outputs are encrypted")
-    mdp_load_partition_config: str | None = option(None, "your own partitions (a JSON file), instead of ours")
+    mdp_load_partition_config: str | None = option(
+        None, "your own partitions (a JSON file), instead of ours", place=True
+    )
     mdp_dump_partition_config: str | None = option(None, "a file name under which the compiler leaves its partitions")
     sub_functions: bool = option(False, "a function per kind of decoder layer, which the compiler compiles once")
     retain_full_kv: bool = option(False, "keep the whole context in every layer, sliding windows included")
@@ -44,8 +46,10 @@ class Options:
     specialization_form: Literal["named", "flat"] | None = option(
         None, "flat: lists of symbols without names, for an older SDK; null: by sdk_version"
     )
-    compiler: str | None = option(None, "the compiler; null: QEFFBUILD_QAIC_COMPILE, else where the SDK puts it")
-    templates: str | None = option(None, "a folder of your own document templates, looked at before ours")
+    compiler: str | None = option(
+        None, "the compiler; null: QEFFBUILD_QAIC_COMPILE, else where the SDK puts it", place=True
+    )
+    templates: str | None = option(None, "a folder of your own document templates, looked at before ours", place=True)
     extra_args: tuple[str, ...] = option((), "further arguments of the compiler, each -name or -name=value")
 
     @property

@@ -29,7 +29,7 @@ class Options:
         "float16", "htp: a16w8: matrix products of 8-bit weights and 16-bit activations"
     )
     calibration_file: str | None = option(
-        None, "htp, a16w8: a text whose activations are measured; null: the model's eval_file"
+        None, "htp, a16w8: a text whose activations are measured; null: the model's eval_file", place=True
     )
     weight_sharing: bool = option(False, "htp: one binary for prefill and decode; the simulator cannot load it")
     dlc: bool = option(False, "htp: keep each graph as a DLC, too")
@@ -48,10 +48,14 @@ class Options:
     allow_mxint8_mdp_io: bool = option(False, "aic: MXINT8 for what travels between devices")
     stats_level: int = option(10, "aic: how much the compiled program measures of itself", low=0, high=100)
     kv_cache_prefix: str | None = option(None, "aic: a suffix of letters and digits for the names of keys and values")
-    config: str | None = option(None, "aic: a JSON file that overrides what the tools are told")
-    sdk: str | None = option(None, "aic: the SDK's folder; null: QNN_SDK_ROOT, else /opt/qcom/aistack/qairt")
-    dlc_file: str | None = option(None, "aic: a DLC of your own, in place of what the converter makes")
-    templates: str | None = option(None, "aic: a folder of your own document templates, looked at before ours")
+    config: str | None = option(None, "aic: a JSON file that overrides what the tools are told", place=True)
+    sdk: str | None = option(
+        None, "aic: the SDK's folder; null: QNN_SDK_ROOT, else /opt/qcom/aistack/qairt", place=True
+    )
+    dlc_file: str | None = option(None, "aic: a DLC of your own, in place of what the converter makes", place=True)
+    templates: str | None = option(
+        None, "aic: a folder of your own document templates, looked at before ours", place=True
+    )
 
 
 _HTP = frozenset(
