@@ -9,6 +9,7 @@ from typing import Any
 from qeffbuild.errors import ModelError
 from qeffbuild.executor.work import Work
 from qeffbuild.export import export
+from qeffbuild.models.code import CODE, unpacked_code
 from qeffbuild.models.processor import PACKED, load_packed
 from qeffbuild.models.tasks import CAUSAL, IMAGE_TEXT
 
@@ -16,10 +17,11 @@ from qeffbuild.models.tasks import CAUSAL, IMAGE_TEXT
 def run(work: Work) -> None:
     facts = json.loads((work.inputs["model"] / "facts.json").read_text())
     _refuse_dtype(work.params["dtype"], facts["task"])
-    if work.params["trust_remote_code"]:
-        _refuse_own_code(facts["config"])
     if facts["task"] == CAUSAL:
-        export(facts, work.out, dtype=work.params["dtype"], progress=work.progress)
+        with unpacked_code(work.inputs["model"] / CODE, work.out / "code") as code:
+            if work.params["trust_remote_code"] and code is None:
+                _refuse_absent_code(facts["config"])
+            export(facts, work.out, dtype=work.params["dtype"], code=code, progress=work.progress)
         return
     if facts["task"] == IMAGE_TEXT:
         from qeffbuild.export import image_text
@@ -34,6 +36,18 @@ def run(work: Work) -> None:
     tasks.export(facts, work.out, **asked, progress=work.progress)
 
 
+def _refuse_absent_code(config: Mapping[str, Any]) -> None:
+    named = config.get("auto_map")
+    absent = named.get("AutoModelForCausalLM") if isinstance(named, dict) else None
+    if absent is None:
+        return
+    raise ModelError(
+        "model.code",
+        f"config.json: auto_map: {absent!r:.120} is not in the model folder",
+        hint=f"without model.trust_remote_code, transformers' own {config.get('model_type')!s:.60} is built",
+    )
+
+
 def _refuse_dtype(dtype: str, task: str) -> None:
     if dtype != "float32" and (dtype, task) != ("float16", CAUSAL):
         raise ModelError(
@@ -41,16 +55,3 @@ def _refuse_dtype(dtype: str, task: str) -> None:
             f"model.dtype: {dtype}, but the graph computes in float32, or for text in float16",
             hint="leave it out: what a device computes in is decided when its backend compiles",
         )
-
-
-def _refuse_own_code(config: Mapping[str, Any]) -> None:
-    """Trust changes nothing about a model that brings no code; one that does is not what transformers would build."""
-    named = config.get("auto_map")
-    code = named.get("AutoModelForCausalLM") if isinstance(named, dict) else None
-    if code is None:
-        return
-    raise ModelError(
-        "model.unsupported",
-        f"model.trust_remote_code: the model is computed by its own {code!r:.60}, and only transformers' are exported",
-        hint=f"without it, transformers' own {config.get('model_type')!s:.60} is built, where there is one",
-    )

@@ -1,6 +1,7 @@
 """A model folder -> model.json (sizes and digests of its files) and facts.json; for scale=tiny, the model itself.
 
-Of a model that sees, processor.zip holds what its processor is made of.
+Of a model that sees, processor.zip holds what its processor is made of; code.zip holds the Python that one brings and
+is trusted with.
 
 Weights stay where they are. Two kinds are written here, into `model/`: tiny random ones, and pickles as safetensors.
 """
@@ -15,6 +16,7 @@ from pathlib import Path
 from qeffbuild.errors import VerificationError
 from qeffbuild.executor.work import Work
 from qeffbuild.models import DEMO, listing, read_facts
+from qeffbuild.models.code import CODE, pack_code
 from qeffbuild.models.processor import PACKED, pack
 from qeffbuild.models.tasks import IMAGE_TEXT
 
@@ -30,6 +32,8 @@ def run(work: Work) -> None:
     said = {"schema": 1, "files": files}
     (work.out / "model.json").write_text(json.dumps(said, indent=1, sort_keys=True) + "\n", "utf-8")
     facts.save(work.out / "facts.json")
+    if facts.config.get("auto_map") and any(name.endswith(".py") for name in files):
+        pack_code(folder, tuple(files), work.out / CODE)
     if facts.task == IMAGE_TEXT:
         pack(folder, tuple(files), work.out / PACKED)
 

@@ -27,7 +27,8 @@ from qeffbuild.export.image_check import Expected, check_language, check_vision,
 from qeffbuild.export.interfaces import AttentionChoice, interfaces, use
 from qeffbuild.export.language import OUTPUTS, Language
 from qeffbuild.export.modules import Traceable, signature_of, to_graph
-from qeffbuild.export.neutral import Progress, _explain, _silent
+from qeffbuild.export.neutral import Progress, _silent
+from qeffbuild.export.reasons import explain
 from qeffbuild.export.recipes import RECIPES, Recipe
 from qeffbuild.export.selfcheck import TOLERANCE, Disagreement
 from qeffbuild.export.shrink import MOST_PARAMETERS
@@ -144,7 +145,7 @@ def export(
             raise
         except Exception as reason:
             log.debug("recipe %s failed", recipe.name, exc_info=True)
-            rejected.append((recipe.name, _explain(reason)))
+            rejected.append((recipe.name, explain(reason)))
             continue
         progress(0.9, "writing")
         image = ImageFacts(
@@ -185,7 +186,7 @@ def _small(config: Any, one: Mapping[str, Any]) -> _Small:
         except Exception as reason:
             log.debug("a smaller configuration failed", exc_info=True)
             reasons.append(reason)
-    why = f"no small model of this kind can be built to check against: {_explain(reasons[0])}"
+    why = f"no small model of this kind can be built to check against: {explain(reasons[0])}"
     raise _unsupported(config.to_dict(), why) from reasons[0]
 
 

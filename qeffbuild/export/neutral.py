@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -21,6 +20,7 @@ from qeffbuild.export.adapted import adapted
 from qeffbuild.export.decoder import Decoder
 from qeffbuild.export.finish import finish
 from qeffbuild.export.interfaces import AttentionChoice, interfaces, use
+from qeffbuild.export.reasons import cannot_export, explain
 from qeffbuild.export.recipes import RECIPES, Recipe
 from qeffbuild.export.states import CacheForm, NoStates, StateSpec, probe, text_kept
 from qeffbuild.export.tidy import tidy
@@ -82,17 +82,25 @@ def _silent(fraction: float, what: str) -> None:
     """Progress that nobody watches."""
 
 
-def export(facts: Mapping[str, Any], out: Path, *, dtype: str = "float32", progress: Progress = _silent) -> Report:
+def export(
+    facts: Mapping[str, Any],
+    out: Path,
+    *,
+    dtype: str = "float32",
+    code: Path | None = None,
+    progress: Progress = _silent,
+) -> Report:
     """Write graph.onnx, io.json and export.json into `out`. `facts` is facts.json; no weight is read.
 
     The graph refers to the checkpoint's files by name, so whoever loads it says where they are. It computes in
     `dtype`, as PyTorch does: what a modeling file widens to float32 stays wide, and logits always are. The small model
-    is held against PyTorch in float32, where a disagreement is no rounding.
+    is held against PyTorch in float32, where a disagreement is no rounding. `code` is the folder of the model's own
+    Python, where it has some that is trusted.
     """
     torch.set_num_threads(1)
-    config = skeleton.configuration(facts["config"])
+    config = skeleton.configuration(facts["config"], code)
     progress(0.05, "building a small model of the same kind")
-    small = _small(facts["config"], config)
+    small = _small(facts["config"], config, code)
     rejected: list[tuple[str, str]] = []
     for recipe in RECIPES:
         try:
@@ -103,7 +111,7 @@ def export(facts: Mapping[str, Any], out: Path, *, dtype: str = "float32", progr
             raise
         except Exception as reason:
             log.debug("recipe %s failed", recipe.name, exc_info=True)
-            rejected.append((recipe.name, _explain(reason)))
+            rejected.append((recipe.name, explain(reason)))
             continue
         progress(0.9, "writing")
         if recipe.recompute:
@@ -111,18 +119,15 @@ def export(facts: Mapping[str, Any], out: Path, *, dtype: str = "float32", progr
         report = _report(facts["config"]["model_type"], recipe, choice, error, graph, rejected)
         _write(graph, report, out)
         return report
-    raise ModelError(
-        "model.unsupported",
-        f"{facts['config']['model_type']}: {rejected[0][1]}",
-        hint="no way of tracing this model reproduces PyTorch's results; the log of this step lists them all",
-    )
+    again = partial(_graph, config, weights.stored_tensors(facts), RECIPES[-1], AttentionChoice(), torch.float32)
+    raise cannot_export(facts["config"]["model_type"], rejected, again)
 
 
-def _small(said: Mapping[str, Any], config: Any) -> _Small:
+def _small(said: Mapping[str, Any], config: Any, code: Path | None) -> _Small:
     problems = []
     for candidate in shrink.candidates(said, config):
         try:
-            shrunken = skeleton.configuration(candidate)
+            shrunken = skeleton.configuration(candidate, code)
             if skeleton.number_of_parameters(shrunken) > shrink.MOST_PARAMETERS:
                 raise ValueError("it cannot be made small enough")
             model = skeleton.small_model(shrunken)
@@ -134,7 +139,7 @@ def _small(said: Mapping[str, Any], config: Any) -> _Small:
             problems.append(reason)
     raise ModelError(
         "model.unsupported",
-        f"{said['model_type']}: no small model of this kind can be built to check against: {_explain(problems[0])}",
+        f"{said['model_type']}: no small model of this kind can be built to check against: {explain(problems[0])}",
         hint="the export trusts no trace that it could not compare with PyTorch",
     ) from problems[0]
 
@@ -225,7 +230,7 @@ def _trace(
         with mode:
             made = trace(decoder, choice, decompose=False)
     except torch.onnx.OnnxExporterError as error:
-        reason = _explain(error)
+        reason = explain(error)
         log.debug("decomposing", exc_info=True)
         with mode:
             made = trace(decoder, choice, decompose=True)
@@ -279,13 +284,3 @@ def _signature(graph: _Graph) -> IoSignature:
         outputs=(Tensor(name="logits", dtype="float32", axes=("batch_size", "num_logits", vocabulary)),),
         states=tuple(spec.signed() for spec in graph.states),
     )
-
-
-def _explain(reason: BaseException) -> str:
-    """What stopped us, in one line, and the line of the model's own code where it did."""
-    while reason.__cause__ is not None:
-        reason = reason.__cause__
-    places = [frame for frame in traceback.extract_tb(reason.__traceback__) if "/models/" in frame.filename]
-    where = f" ({Path(places[-1].filename).name}:{places[-1].lineno})" if places else ""
-    said = str(reason).strip().splitlines()
-    return f"{said[0] if said else type(reason).__name__}{where}"

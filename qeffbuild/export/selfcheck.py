@@ -6,6 +6,7 @@ Two ragged rows are prefilled in two chunks (the second holds nothing for one of
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -29,7 +30,7 @@ class Disagreement(Exception):
 @torch.no_grad()
 def reference(model: nn.Module) -> list[torch.Tensor]:
     """What the model itself says at each position of each row, all tokens at once and without a cache."""
-    return [model(input_ids=row[None], **without_cache(model)).logits[0] for row in _rows()]
+    return [model(input_ids=row[None], **without_cache(model)).logits[0] for row in _rows(model)]
 
 
 @torch.no_grad()
@@ -50,23 +51,27 @@ def check(
     return choice, error
 
 
-def _rows() -> list[torch.Tensor]:
-    # Any tokens will do, but no two rows and no two positions alike.
-    return [(torch.arange(length + DECODED) * (37 + row) + 11 * row + 20) % WORDS for row, length in enumerate(PROMPTS)]
+def _rows(model: Any) -> list[torch.Tensor]:
+    """Any tokens will do, but no two rows and no two positions alike, and none that stands for padding."""
+    config = model.config.get_text_config(decoder=True)
+    padding, vocabulary = getattr(config, "pad_token_id", None), getattr(config, "vocab_size", WORDS)
+    words = torch.tensor([word for word in range(min(WORDS, vocabulary)) if word != padding])
+    places = [torch.arange(length + DECODED) * (37 + row) + 11 * row + 20 for row, length in enumerate(PROMPTS)]
+    return [words[place % len(words)] for place in places]
 
 
 def _measure(decoder: Decoder) -> None:
     """One plain prefill without padding, in which both forms of attention are computed and compared."""
     if decoder.recipe.recompute:
         return
-    tokens = _rows()[0][: PROMPTS[0]].repeat(2, 1)
+    tokens = _rows(decoder.model)[0][: PROMPTS[0]].repeat(2, 1)
     positions = torch.arange(PROMPTS[0]).repeat(2, 1)
     decoder(tokens, positions, positions, [spec.zeros(2, CTX_LEN) for spec in decoder.form.states])
 
 
 def _errors(decoder: Decoder, expected: list[torch.Tensor]) -> Iterator[float]:
     states = [spec.zeros(len(PROMPTS), CTX_LEN) for spec in decoder.form.states]
-    rows = _rows()
+    rows = _rows(decoder.model)
     for starts, stops in _schedule():
         width = max(stop - start for start, stop in zip(starts, stops, strict=True))
         tokens = torch.zeros(len(rows), width, dtype=torch.long)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,24 +19,31 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from qeffbuild.errors import ModelError
 from qeffbuild.export.rotary import add_long_tables
+from qeffbuild.models.code import own_class
 
 
-def configuration(said: Mapping[str, Any]) -> Any:
-    """config.json -> transformers' configuration object."""
+def configuration(said: Mapping[str, Any], code: Path | None = None) -> Any:
+    """config.json -> transformers' configuration object, or that of the model's own code, which lies in `code`."""
     model_type = str(said.get("model_type"))
-    if model_type not in CONFIG_MAPPING:
+    known = {key: value for key, value in said.items() if key not in ("quantization_config", "auto_map")}
+    own = None if code is None else own_class(said, "AutoConfig", code)
+    if own is None and model_type not in CONFIG_MAPPING:
         raise ModelError(
             "model.unsupported",
             f"model_type {model_type!r} is not known to the installed transformers",
             hint="upgrade transformers, or check model_type in config.json",
         )
-    known = {key: value for key, value in said.items() if key not in ("quantization_config", "auto_map")}
-    family = CONFIG_MAPPING[model_type]
+    family = CONFIG_MAPPING[model_type] if own is None else own
+    if code is not None:  # said by a class, because what a configuration says itself has to go into JSON
+        family = type(family.__name__, (family,), {"own_model": own_class(said, "AutoModelForCausalLM", code)})
     return family.from_dict(family._decode_special_floats(known))  # JSON has no infinity
 
 
 def causal(config: Any, dtype: torch.dtype = torch.float32) -> Any:
     """The causal language model of a configuration, with transformers' own attention."""
+    own = getattr(config, "own_model", None)
+    if own is not None:
+        return own._from_config(config, dtype=dtype, attn_implementation="eager")
     return AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="eager")
 
 

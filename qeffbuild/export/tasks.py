@@ -24,7 +24,8 @@ from qeffbuild.export.encoder import classifier, embedder, listener
 from qeffbuild.export.finish import finish
 from qeffbuild.export.interfaces import interfaces, use
 from qeffbuild.export.modules import AnyAttention, Traceable, signature_of, to_graph
-from qeffbuild.export.neutral import Progress, _explain, _silent
+from qeffbuild.export.neutral import Progress, _silent
+from qeffbuild.export.reasons import explain
 from qeffbuild.export.shrink_more import small
 from qeffbuild.graphs import place
 from qeffbuild.models.classes import model_from
@@ -91,7 +92,7 @@ def export(
     except QeffBuildError:
         raise
     except Exception as reason:
-        raise _unsupported(said, f"no small model of this kind can be built: {_explain(reason)}") from reason
+        raise _unsupported(said, f"no small model of this kind can be built: {explain(reason)}") from reason
     for attention in _ATTENTIONS:
         choice = AnyAttention()
         try:
@@ -104,7 +105,7 @@ def export(
             raise
         except Exception as reason:
             log.debug("attention %s failed", attention, exc_info=True)
-            rejected.append((attention, _explain(reason)))
+            rejected.append((attention, explain(reason)))
             continue
         progress(0.9, "writing")
         for number, (model, signature) in enumerate(made):

@@ -15,7 +15,7 @@ from qeffbuild.models.encodings import Encoded, plain_tensors, read_encodings
 from qeffbuild.models.families import refuse_code
 from qeffbuild.models.files import CONFIG, read_json
 from qeffbuild.models.pooling import Pooling, read_pooling
-from qeffbuild.models.tasks import EMBEDDING, task_of
+from qeffbuild.models.tasks import EMBEDDING, positions_after_padding, task_of
 from qeffbuild.models.weights import Tensor, read_tensors
 
 # Other files of a model that can ask for code of their own.
@@ -68,12 +68,20 @@ class Facts:
 
     @property
     def max_position_embeddings(self) -> int | None:
-        return configuration.number(self.config, "max_position_embeddings")
+        """How long a text can be: where a table's first rows stand for padding, that many tokens less than it says."""
+        highest = configuration.number(self.config, "max_position_embeddings")
+        rows = self._rows_of_positions()
+        if highest is None or not rows or not positions_after_padding(self.model_type):
+            return highest
+        return min(highest, min(rows) - int(self.config.get("pad_token_id", 1)) - 1)
 
     @property
     def has_position_table(self) -> bool:
         """Positions are rows of a trained table, so that none exist beyond its end."""
-        return any(_is_position_table(name, tensor) for name, tensor in self.tensors.items())
+        return bool(self._rows_of_positions())
+
+    def _rows_of_positions(self) -> list[int]:
+        return [tensor.shape[0] for name, tensor in self.tensors.items() if _is_position_table(name, tensor)]
 
     def as_json(self) -> dict[str, Any]:
         return {

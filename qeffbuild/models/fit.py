@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qeffbuild.errors import SpecError
+from qeffbuild.models.config import number
 from qeffbuild.models.facts import Facts
 from qeffbuild.models.tasks import CTC, GENERATING
 from qeffbuild.spec.types import BuildSpec
@@ -57,6 +58,8 @@ def _fit_length(facts: Facts, key: str, length: int, allow_extended_context: boo
     if highest is None or length <= highest:
         return
     found = f"specialization.{key} is {length}; expected 1 to {highest}, the model's max_position_embeddings"
+    if highest < (number(facts.config, "max_position_embeddings") or 0):
+        found += " without those that padding takes"
     if facts.has_position_table:
         raise SpecError("spec.range", found, hint="the model has no positions beyond that")
     if not allow_extended_context:

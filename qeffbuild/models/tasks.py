@@ -177,3 +177,12 @@ def _auto_source() -> str:
 def is_known(model_type: str) -> bool:
     """Whether transformers has the type at all; its folders bear the types' names."""
     return re.fullmatch(r"[\w-]+", model_type) is not None and (_source() / model_type.replace("-", "_")).is_dir()
+
+
+@cache
+def positions_after_padding(model_type: str) -> bool:
+    """Whether the first token's position is the one behind the padding token's index, as in the RoBERTa family."""
+    name = model_type.replace("-", "_")
+    folders = (_source() / folder for folder in (name, name.rpartition("_")[0]) if re.fullmatch(r"\w+", folder))
+    file = next((file for folder in folders if (file := folder / f"modeling_{name}.py").is_file()), None)
+    return file is not None and "def create_position_ids_from_input_ids(" in file.read_text("utf-8")

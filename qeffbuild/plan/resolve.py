@@ -125,8 +125,8 @@ def _export(spec: BuildSpec) -> Step:
         },
         inputs={"model": "fetch"},
         # The graph points at weights by file and offset: other weights in the same places give the same graph.
-        # What becomes of an image is for its processor to say.
-        narrow={"model": ("facts.json", "processor.zip")},
+        # What becomes of an image is for its processor to say; of a model with code of its own, for that.
+        narrow={"model": ("facts.json", "processor.zip", "code.zip")},
         after=("check",),
         code=(
             "qeffbuild.export",

@@ -61,14 +61,14 @@ def rewrite_config(work: Work, **config: object) -> None:
     path.write_text(json.dumps({**facts, "config": {**facts["config"], **config}}))
 
 
-def test_a_model_that_brings_its_own_code_is_refused(work):
+def test_trusted_code_that_is_not_there_is_missed(work):
     rewrite_config(work, auto_map={"AutoModelForCausalLM": "modeling_own.OwnForCausalLM"})
 
     with pytest.raises(ModelError) as raised:
         run(asked(work, trust_remote_code=True))
 
-    assert raised.value.kind == "model.unsupported"
-    assert "its own 'modeling_own.OwnForCausalLM'" in raised.value.message
+    assert raised.value.kind == "model.code"
+    assert "'modeling_own.OwnForCausalLM' is not in the model folder" in raised.value.message
     assert list(work.out.iterdir()) == []
 
 

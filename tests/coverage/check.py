@@ -1,21 +1,25 @@
-"""One model type -> what became of it: a small random model through the real steps, run beside PyTorch.
+"""One configuration -> what became of it: a small random model through the real steps, run beside PyTorch.
 
-The reference is the model itself in PyTorch, eager and in float32. Rows of 13 and 5 tokens are prefilled whole, prefilled
-in chunks of 5, and decoded for 8 given tokens; logits are compared at every step, relative to their spread.
+The reference is the model itself in PyTorch, eager and in float32. Rows of unlike length are prefilled whole, prefilled
+in chunks, and decoded for 8 given tokens; logits are compared at every step, relative to their spread. That is done
+with the portable graph, and where it is asked for also in the session and the form that a package runs in.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Protocol, cast
 
 import numpy as np
 import onnxruntime
 import torch
 
 from qeffbuild.backends.onnxruntime.lower import lower
+from qeffbuild.backends.onnxruntime.session import open_session
 from qeffbuild.cloud_ai_100.lower import Form
 from qeffbuild.cloud_ai_100.lower import lower as lower_qaic
 from qeffbuild.errors import QeffBuildError
@@ -29,10 +33,30 @@ from qeffbuild.models.tasks import CAUSAL
 from qeffbuild.models.tiny import tiny_config
 from qeffbuild.signature import IoSignature
 
-VOCABULARY, END, CTX_LEN, CHUNK = 256, 2, 32, 5
-ROWS = ([17, 230, 41, 99, 43, 180, 64, 57, 121, 55, 210, 33, 87], [140, 59, 77, 201, 118])
-DECODED = [101, 35, 222, 60, 143, 112, 190, 34]
+VOCABULARY, END = 256, 2
 TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Text:
+    """The tokens that are run: prompts, what follows each of them, slots of the cache and tokens of a chunk."""
+
+    rows: tuple[tuple[int, ...], ...]
+    decoded: tuple[int, ...]
+    ctx_len: int
+    chunk: int
+
+    @property
+    def lengths(self) -> list[int]:
+        return [len(row) for row in self.rows]
+
+
+TEXT = Text(
+    rows=((17, 230, 41, 99, 43, 180, 64, 57, 121, 55, 210, 33, 87), (140, 59, 77, 201, 118)),
+    decoded=(101, 35, 222, 60, 143, 112, 190, 34),
+    ctx_len=32,
+    chunk=5,
+)
 
 
 @dataclass(slots=True)
@@ -58,10 +82,17 @@ class Check:
 
 def check(model_type: str, folder: Path) -> Check:
     """Everything about one type; what goes wrong is written down, not raised."""
+    return check_configuration(model_type, lambda: tiny_config(model_type, VOCABULARY, END), folder)
+
+
+def check_configuration(
+    model_type: str, make: Callable[[], Any], folder: Path, text: Text = TEXT, *, as_packaged: bool = False
+) -> Check:
+    """The same for the configuration that `make` makes; `as_packaged` asks for the session of a package, too."""
     torch.set_num_threads(1)
     said = Check(model_type)
     try:
-        _run(said, folder)
+        _run(said, make(), folder, text, as_packaged)
     except QeffBuildError as problem:
         said.reason = problem.message
     except Exception as problem:
@@ -70,14 +101,12 @@ def check(model_type: str, folder: Path) -> Check:
     return said
 
 
-def _run(said: Check, folder: Path) -> None:
-    config = tiny_config(said.model_type, VOCABULARY, END)
+def _run(said: Check, config: Any, folder: Path, text: Text, as_packaged: bool) -> None:
     said.stage = "model"
     model = small_model(config)
     said.model_class = type(model).__name__
     said.stage = "reference"
-    rows = [[*row, *DECODED] for row in ROWS]
-    wanted = [_reference(model, row) for row in rows]
+    wanted = [_reference(model, (*row, *text.decoded)) for row in text.rows]
     said.stage = "facts"
     model.save_pretrained(folder)
     config.save_pretrained(folder)  # a text model of several parts would be saved as one of its own type
@@ -90,39 +119,40 @@ def _run(said: Check, folder: Path) -> None:
     said.states = sorted({state.kind for state in signature.states})
     said.qaic = _lowered_for_qaic(folder, signature)
     said.stage = "lower"
-    session = _session(folder, signature)
+    runners: list[Runner] = [Portable(folder, signature)]
+    if as_packaged:
+        runners.append(Packaged(folder, signature))
     said.stage = "run"
-    _compare(said, _Runner(session, signature), wanted)
+    for runner in runners:
+        _compare(said, runner, wanted, text)
     said.stage = "done"
     if not said.holds():
         # Some models say something else with a cache than without; then what they say with it is what is wanted.
         again = Check(said.model_type, stage="done")
-        _compare(again, _Runner(session, signature), [_cached(model, row, len(row) - len(DECODED)) for row in rows])
+        cached = [_cached(model, row, text.decoded) for row in text.rows]
+        for runner in runners:
+            _compare(again, runner, cached, text)
         if again.holds():
             said.errors, said.tokens_equal = again.errors, True
-            said.reason = f"PyTorch itself differs by {_difference(model, rows, wanted):.0e} with and without its cache"
+            apart = max(_error(ours, theirs) for ours, theirs in zip(cached, wanted, strict=True))
+            said.reason = f"PyTorch itself differs by {apart:.0e} with and without its cache"
 
 
 @torch.no_grad()
-def _reference(model: Any, row: list[int]) -> np.ndarray:
+def _reference(model: Any, row: Sequence[int]) -> np.ndarray:
     return model(input_ids=torch.tensor([row]), **without_cache(model)).logits[0].numpy()
 
 
 @torch.no_grad()
-def _cached(model: Any, row: list[int], prompt: int) -> np.ndarray:
-    out = model(input_ids=torch.tensor([row[:prompt]]), use_cache=True)
+def _cached(model: Any, prompt: Sequence[int], decoded: Sequence[int]) -> np.ndarray:
+    out = model(input_ids=torch.tensor([prompt]), use_cache=True)
     said = [out.logits[0]]
     name = next(n for n in ("past_key_values", "cache_params", "state", "mems") if getattr(out, n, None) is not None)
-    for token in row[prompt:]:
+    for token in decoded:
         past = {name: getattr(out, name)}
         out = model(input_ids=torch.tensor([[token]]), use_cache=True, **past)
         said.append(out.logits[0])
     return torch.cat(said).numpy()
-
-
-def _difference(model: Any, rows: list[list[int]], wanted: list[np.ndarray]) -> float:
-    cached = [_cached(model, row, len(row) - len(DECODED)) for row in rows]
-    return max(_error(ours, theirs) for ours, theirs in zip(cached, wanted, strict=True))
 
 
 def _lowered_for_qaic(folder: Path, signature: IoSignature) -> str:
@@ -135,71 +165,100 @@ def _lowered_for_qaic(folder: Path, signature: IoSignature) -> str:
     return ""
 
 
-def _session(folder: Path, signature: IoSignature) -> onnxruntime.InferenceSession:
-    graph = load_graph(folder / "graph.onnx")
-    lower(graph, signature, attention="portable")
-    save_graph(graph, folder / "lowered.onnx")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
-    return onnxruntime.InferenceSession(folder / "lowered.onnx", options, providers=["CPUExecutionProvider"])
+class Runner(Protocol):
+    def begin(self, rows: int, ctx_len: int) -> None: ...
+
+    def step(self, rows: Sequence[Sequence[int]], starts: Sequence[int]) -> np.ndarray:
+        """Logits at every token of right-padded rows."""
 
 
-class _Runner:
-    """A graph with its states."""
+class Portable:
+    """A graph of standard operators, with its states."""
 
-    def __init__(self, session: onnxruntime.InferenceSession, signature: IoSignature) -> None:
-        self.session, self.signature = session, signature
+    def __init__(self, folder: Path, signature: IoSignature) -> None:
+        graph = load_graph(folder / "graph.onnx")
+        lower(graph, signature, attention="portable")
+        save_graph(graph, folder / "lowered.onnx")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 4
+        file = folder / "lowered.onnx"
+        self.session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        self.signature = signature
         self.states: dict[str, np.ndarray] = {}
 
-    def begin(self, rows: int) -> None:
-        sizes = {"batch_size": rows, "ctx_len": CTX_LEN}
+    def begin(self, rows: int, ctx_len: int) -> None:
+        sizes = {"batch_size": rows, "ctx_len": ctx_len}
         self.states = {
             state.name: np.zeros([sizes.get(axis, axis) for axis in state.axes], state.dtype)
             for state in self.signature.states
         }
 
-    def step(self, rows: list[list[int]], starts: list[int]) -> np.ndarray:
-        """Logits at every token of right-padded rows."""
-        width = max(map(len, rows))
-        ids, positions = np.zeros((len(rows), width), np.int64), np.full((len(rows), width), -1, np.int64)
-        for row, (tokens, start) in enumerate(zip(rows, starts, strict=True)):
-            ids[row, : len(tokens)] = tokens
-            positions[row, : len(tokens)] = np.arange(start, start + len(tokens))
-        index = np.tile(np.arange(width), (len(rows), 1))
-        feed = {"input_ids": ids, "position_ids": positions, "logits_index": index, **self.states}
-        logits, *after = self.session.run(None, feed)
+    def step(self, rows: Sequence[Sequence[int]], starts: Sequence[int]) -> np.ndarray:
+        logits, *after = self.session.run(None, {**_feed(rows, starts), **self.states})
         self.states = {state.name: value for state, value in zip(self.signature.states, after, strict=True)}
         return logits
 
 
-def _compare(said: Check, runner: _Runner, wanted: list[np.ndarray]) -> None:
-    lengths = [len(row) for row in ROWS]
-    equal = []
+class Packaged:
+    """The graph as `attention: auto` lowers it, in the session that runs packages."""
+
+    def __init__(self, folder: Path, signature: IoSignature) -> None:
+        graph = load_graph(folder / "graph.onnx")
+        lowered = lower(graph, signature, attention="auto")
+        save_graph(graph, folder / "packaged.onnx")
+        said = {"file": "packaged.onnx", "in_place": lowered["in_place"], "rows_apart": lowered["rows_apart"]}
+        package = SimpleNamespace(
+            manifest={"graphs": {signature.graph: said}}, path=folder, signature=lambda graph: signature
+        )
+        self.session = open_session(cast(Any, package), threads=1)
+        self.graph = signature.graph
+        self.states: Any = None
+
+    def begin(self, rows: int, ctx_len: int) -> None:
+        self.states = self.session.allocate(self.graph, rows, ctx_len)
+
+    def step(self, rows: Sequence[Sequence[int]], starts: Sequence[int]) -> np.ndarray:
+        return self.session.run(self.graph, _feed(rows, starts), self.states)["logits"]
+
+
+def _feed(rows: Sequence[Sequence[int]], starts: Sequence[int]) -> dict[str, np.ndarray]:
+    width = max(map(len, rows))
+    ids, positions = np.zeros((len(rows), width), np.int64), np.full((len(rows), width), -1, np.int64)
+    for row, (tokens, start) in enumerate(zip(rows, starts, strict=True)):
+        ids[row, : len(tokens)] = tokens
+        positions[row, : len(tokens)] = np.arange(start, start + len(tokens))
+    index = np.tile(np.arange(width), (len(rows), 1))
+    return {"input_ids": ids, "position_ids": positions, "logits_index": index}
+
+
+def _compare(said: Check, runner: Runner, wanted: list[np.ndarray], text: Text) -> None:
+    lengths, count = text.lengths, len(text.rows)
+    equal = [said.tokens_equal] if said.errors else []
 
     def note(kind: str, ours: np.ndarray, theirs: np.ndarray) -> None:
         said.errors[kind] = max(said.errors.get(kind, 0.0), _error(ours, theirs))
         equal.append(bool((ours.argmax(-1) == theirs.argmax(-1)).all()))
 
-    runner.begin(1)
-    note("prefill", runner.step([ROWS[0]], [0])[0], wanted[0][: lengths[0]])
-    runner.begin(2)
-    logits = runner.step([*ROWS], [0, 0])
+    runner.begin(1, text.ctx_len)
+    note("prefill", runner.step([text.rows[0]], [0])[0], wanted[0][: lengths[0]])
+    runner.begin(count, text.ctx_len)
+    logits = runner.step(text.rows, [0] * count)
     for row, length in enumerate(lengths):
         note("ragged", logits[row, :length], wanted[row][:length])
-    for step, token in enumerate(DECODED):
-        logits = runner.step([[token], [token]], [length + step for length in lengths])
+    for step, token in enumerate(text.decoded):
+        logits = runner.step([[token]] * count, [length + step for length in lengths])
         for row, length in enumerate(lengths):
             note("decode", logits[row, 0], wanted[row][length + step])
-    # In chunks, the second and third of which hold nothing for the shorter row.
-    runner.begin(2)
-    for start in range(0, lengths[0], CHUNK):
-        chunk = [row[start : start + CHUNK] for row in ROWS]
-        logits = runner.step(chunk, [start, start])
+    # In chunks, the last of which hold nothing for the shorter rows.
+    runner.begin(count, text.ctx_len)
+    for start in range(0, max(lengths), text.chunk):
+        chunk = [row[start : start + text.chunk] for row in text.rows]
+        logits = runner.step(chunk, [start] * count)
         for row, tokens in enumerate(chunk):
             if tokens:
                 note("chunked", logits[row, : len(tokens)], wanted[row][start : start + len(tokens)])
-    logits = runner.step([DECODED[:1]] * 2, lengths)
+    logits = runner.step([text.decoded[:1]] * count, lengths)
     for row, length in enumerate(lengths):
         note("chunked", logits[row, 0], wanted[row][length])
     said.tokens_equal = all(equal)

@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,11 @@ def main() -> None:
 
     types = words.only or list(classes(CAUSAL))
     done = read(words.results)
-    _import_what_all_need()
+    import_what_all_need()
     for model_type in types:
         if model_type in done:
             continue
-        done[model_type] = said = in_a_process(model_type, words.limit)
+        done[model_type] = said = in_a_process(model_type, words.limit, checked)
         with words.results.open("a") as file:
             file.write(json.dumps(said) + "\n")
         sys.stdout.write(f"{model_type}: {said['stage']} {said['reason']} {said['errors']} {said['seconds']} s\n")
@@ -58,14 +59,15 @@ def read(results: Path) -> dict[str, dict[str, Any]]:
     return {said["model_type"]: said for said in map(json.loads, lines)}
 
 
-def in_a_process(model_type: str, limit: float) -> dict[str, Any]:
+def in_a_process(model_type: str, limit: float, work: Callable[[str], str]) -> dict[str, Any]:
     """A type may hang, fill the memory or bring the process down: none of that reaches the next one."""
     began = time.monotonic()
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reading)
-        _be_the_child(model_type, writing)
+        os.write(writing, work(model_type).encode())
+        os._exit(0)
     os.close(writing)
     text = _read_until(reading, began + limit)
     if text is None:
@@ -78,13 +80,11 @@ def in_a_process(model_type: str, limit: float) -> dict[str, Any]:
     return {**said, "seconds": round(time.monotonic() - began, 1)}
 
 
-def _be_the_child(model_type: str, writing: int) -> None:
+def checked(model_type: str) -> str:
     from check import as_json, check
 
     with tempfile.TemporaryDirectory() as folder:
-        said = check(model_type, Path(folder))
-    os.write(writing, as_json(said).encode())
-    os._exit(0)
+        return as_json(check(model_type, Path(folder)))
 
 
 def _read_until(reading: int, end: float) -> bytes | None:
@@ -99,7 +99,7 @@ def _read_until(reading: int, end: float) -> bytes | None:
     return None
 
 
-def _import_what_all_need() -> None:
+def import_what_all_need() -> None:
     import logging
     import warnings
 

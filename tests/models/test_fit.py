@@ -7,6 +7,7 @@ import pytest
 from qeffbuild.errors import SpecError
 from qeffbuild.models import DEMO, Facts, fit, read_facts
 from qeffbuild.models.fit import fit_values
+from qeffbuild.models.weights import Tensor
 from qeffbuild.spec.types import (
     BackendSpec,
     BuildSpec,
@@ -52,6 +53,20 @@ def test_a_table_of_positions_has_no_rows_beyond_its_end_whatever_is_allowed() -
 
     assert problem.kind == "spec.range"
     assert "1 to 512" in problem.message
+
+
+@pytest.mark.parametrize(
+    ("model_type", "rows", "longest"),
+    [("roberta", 514, 512), ("data2vec-text", 514, 512), ("bert", 514, 514), ("opt", 516, 514)],
+)
+def test_positions_that_begin_behind_padding_leave_that_many_less(model_type: str, rows: int, longest: int) -> None:
+    rows_of_8 = Tensor(file="m", offset=0, nbytes=rows * 32, dtype="float32", shape=(rows, 8))
+    table = {"roberta.embeddings.position_embeddings.weight": rows_of_8}
+    config = {"model_type": model_type, "max_position_embeddings": 514, "pad_token_id": 1}
+    facts = Facts(config=config, generation_config=None, task="causal-lm", tensors=table)
+
+    ask(facts, ctx_len=longest)
+    assert f"1 to {longest}" in refused(facts, ctx_len=longest + 1).message
 
 
 def test_devices_that_do_not_divide_the_kv_heads_are_told_which_do() -> None:
