@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from qeffbuild.errors import SpecError
 from qeffbuild.plan.passes import STEP, transform
 from qeffbuild.plan.types import GOALS, Goal, Leaf, Plan, Step
-from qeffbuild.spec.choices import choices
 
 if TYPE_CHECKING:
     from qeffbuild.spec.types import BuildSpec, ModelSpec
@@ -51,6 +50,8 @@ def _kind(step: Step) -> str:
 
 def _remembering(spec: BuildSpec, step: Step) -> Step:
     """A package says by which choices it was made, so that it can be made again."""
+    from qeffbuild.spec.choices import choices  # a plan that is only looked up never needs the spec's types
+
     said = {"choices": choices(spec)}
     return replace(step, params={**step.params, **said}, reads={**step.reads, "choices": ""})
 
