@@ -26,14 +26,14 @@ def open_engine(built: Built) -> Engine:
     if (task := task_of(built)) not in CONTINUING:
         found = f"{built.spec.model.name}: a model of task {task} does not go on with a text"
         raise RunError("run.task", found, hint="`qeffbuild run` prints what it does")
-    return Engine.open(built.package, threads=_threads(built))
+    return Engine.open(built.package, threads=_threads(built), devices=_devices(built))
 
 
 def open_reader(built: Built) -> Reader:
     """The package of another task, loaded on its devices."""
     from qeffbuild.runtime.reader import open_reader as opened
 
-    return opened(built.package, threads=_threads(built))
+    return opened(built.package, threads=_threads(built), devices=_devices(built))
 
 
 def task_of(built: Built) -> str:
@@ -52,6 +52,12 @@ def asked_of(spec: BuildSpec) -> Asked:
 
 def _threads(built: Built) -> int | None:
     return getattr(built.spec.backend.options, "threads", None)
+
+
+def _devices(built: Built) -> tuple[int, ...]:
+    """Those that the spec names; where it only counts them, none."""
+    group = built.spec.device_group
+    return group.devices if group.num_devices is None else ()
 
 
 def prompts_of(spec: BuildSpec) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ def run_package(said: Mapping[str, Any]) -> int:
     from qeffbuild.runtime.engine import Engine
     from qeffbuild.runtime.transcript import transcript
 
-    engine = Engine.open(path)
+    engine = Engine.open(path, devices=said.get("device_group") or ())
     stream = engine.stream(prompts, DecodingSpec(max_new_tokens=said.get("generation_len")))
     for piece in transcript(stream, len(prompts)):
         print(piece, end="", flush=True)

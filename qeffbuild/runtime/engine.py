@@ -74,12 +74,12 @@ class Engine:
         self.current: Stream | None = None
 
     @classmethod
-    def open(cls, path: Path, *, threads: int | None = None) -> Engine:
+    def open(cls, path: Path, *, threads: int | None = None, devices: Sequence[int] = ()) -> Engine:
         began = perf_counter()
         package = Package.open(path)
         limits = Limits.from_manifest(package.manifest)
         tokenizer = open_tokenizer(package.tokenizer) if package.tokenizer else None
-        session = open_session(package, threads=threads)
+        session = open_session(package, threads=threads, devices=devices)
         seeing = _seeing(package, session, limits) if package.task == IMAGE_TEXT else {}
         engine = cls(session, limits, tokenizer, adapters=Adapters.of(package), threads=threads, **seeing)
         engine.load_s = perf_counter() - began

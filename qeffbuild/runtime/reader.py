@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 
@@ -9,17 +10,17 @@ from qeffbuild.errors import RunError
 from qeffbuild.models.tasks import IMAGE_TEXT
 from qeffbuild.package import Package
 from qeffbuild.runtime.reading import Asked, Reader
-from qeffbuild.runtime.session import open_session
+from qeffbuild.runtime.session import Session, open_session
 from qeffbuild.runtime.tokenizer import Tokenizer, open_tokenizer
 
 HEARING = frozenset({"ctc", "speech-seq2seq"})
 
 
-def open_reader(path: Path, *, threads: int | None = None) -> Reader:
+def open_reader(path: Path, *, threads: int | None = None, devices: Sequence[int] = ()) -> Reader:
     """Loads the package; its task says which reader it gets."""
     began = perf_counter()
     package = Package.open(path)
-    reader = _reader(package, threads)
+    reader = _reader(package, open_session(package, threads=threads, devices=devices))
     reader.load_s = perf_counter() - began
     return reader
 
@@ -44,8 +45,7 @@ def check_asked(task: str, asked: Asked) -> None:
         raise RunError("run.audio", f"audio: sound, but a model of task {task} reads text", hint=hint)
 
 
-def _reader(package: Package, threads: int | None) -> Reader:
-    session = open_session(package, threads=threads)
+def _reader(package: Package, session: Session) -> Reader:
     if package.task in ("embedding", "sequence-classification"):
         from qeffbuild.runtime.classification import Classifier
         from qeffbuild.runtime.embedding import Embedder

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,12 +23,15 @@ class Session(Protocol):
         """Retained state for `batch_size` rows, to be handed to `run`."""
 
     def hold(self, states: Any, values: Mapping[str, np.ndarray]) -> None:
-        """Keeps the inputs that runs with these states only read (`held` of the signature)."""
+        """Keeps the inputs that runs with these states only read: `held` of the signature, and adapters' weights."""
 
     def run(self, graph: str, inputs: Mapping[str, np.ndarray], states: Any) -> Mapping[str, np.ndarray]:
         """Runs once and updates the states in place; outputs are views that hold until the next run."""
 
 
-def open_session(package: Package, *, threads: int | None = None) -> Session:
-    """The session of the backend that the package was built for; only that backend is imported."""
-    return backends.room(package.backend, "session").open_session(package, threads=threads)
+def open_session(package: Package, *, threads: int | None = None, devices: Sequence[int] = ()) -> Session:
+    """The session of the backend that the package was built for; only that backend is imported.
+
+    Without `devices`, accelerators count from 0; the processor of this machine has no number.
+    """
+    return backends.room(package.backend, "session").open_session(package, threads=threads, devices=devices)

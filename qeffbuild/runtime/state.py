@@ -81,9 +81,13 @@ class State:
 
     def load_adapter(self, weights: Mapping[str, np.ndarray] | None) -> None:
         """Puts an adapter's weights where the graph takes them as inputs; None takes out what is there."""
+        values: dict[str, np.ndarray] = {}
         for state in self.session.signature(GRAPH).states:
             if state.kind == "adapter":
-                self.states.arrays[state.name][...] = 0 if weights is None else weights[state.name]
+                shape = [axis for axis in state.axes if isinstance(axis, int)]
+                given = np.zeros(shape) if weights is None else weights[state.name]
+                values[state.name] = given.astype(state.dtype)
+        self.session.hold(self.states, values)
 
     def _make_buffers(self, width: int, every_position: bool) -> Buffers:
         indices = np.arange(width) if every_position else np.zeros(1)

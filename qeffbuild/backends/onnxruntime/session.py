@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,8 +35,11 @@ _QUIET = 3  # ONNX Runtime's warnings are about its own rewriting; errors reach 
 Shapes = tuple[tuple[int, ...], ...]
 
 
-def open_session(package: Package, *, threads: int | None = None) -> Session:
-    """Loads every graph of the package. `threads` is per operator; None leaves it to ONNX Runtime: one per core."""
+def open_session(package: Package, *, threads: int | None = None, devices: Sequence[int] = ()) -> Session:
+    """Loads every graph of the package, on the processor whatever the devices are.
+
+    `threads` is per operator; None leaves it to ONNX Runtime: one per core.
+    """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = _QUIET
@@ -131,7 +134,7 @@ class Session:
     def hold(self, states: States, values: Mapping[str, np.ndarray]) -> None:
         """Keeps what runs with these states only read, until other values take its place."""
         for name, value in values.items():
-            kept = states.held.get(name)
+            kept = states.held.get(name, states.arrays.get(name))
             if kept is not None and kept.shape == value.shape and kept.dtype == value.dtype:
                 np.copyto(kept, value)
             else:

@@ -28,15 +28,14 @@ def settle(spec: BuildSpec) -> BuildSpec:
 
 def doctor() -> tuple[str, str | None]:
     """What there is of the SDK here, and what to do where something is missing."""
-    from importlib.util import find_spec
     from pathlib import Path
 
     from qeffbuild.backends.qaic.command import COMPILER
     from qeffbuild.backends.qaic.compiler import find_compiler
-    from qeffbuild.backends.qaic.session import BINDING
+    from qeffbuild.cloud_ai_100.binding import RUNTIME, is_installed
     from qeffbuild.errors import AbsentError
 
-    binding = f"{BINDING} {'is' if find_spec(BINDING) else 'is not'} installed"
+    binding = f"{RUNTIME} {'is' if is_installed() else 'is not'} installed"
     try:
         compiler = find_compiler(Path(COMPILER), is_named=False)
     except AbsentError as error:

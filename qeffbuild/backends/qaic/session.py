@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-from typing import NoReturn
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from qeffbuild.errors import AbsentError
 from qeffbuild.package import Package
 
-BINDING = "qaicrt"
+if TYPE_CHECKING:
+    from qeffbuild.cloud_ai_100.session import Session
 
 
-def open_session(package: Package, *, threads: int | None = None, spinning: bool = False) -> NoReturn:
-    """Running on devices is not part of this version: with or without the binding, this says what is missing."""
-    name = package.model["name"]
-    if find_spec(BINDING) is None:
-        raise AbsentError(
-            "backend.absent",
-            f"{name}: runs on a Cloud AI 100 device, but its Python binding {BINDING} is not installed",
-            hint="install the Cloud AI Platform SDK, or build for this machine with another backend",
-        )
-    raise AbsentError(
-        "backend.absent",
-        f"{name}: this version builds for Cloud AI 100 but does not run there yet",
-        hint="the program is a file of the package: load it with the SDK's own tools",
-    )
+def open_session(package: Package, *, threads: int | None = None, devices: Sequence[int] = ()) -> Session:
+    """The session is that of every compiler for these devices; threads of the processor have no say in it."""
+    from qeffbuild.cloud_ai_100.session import open_session as opened
+
+    return opened(package, devices)

@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime as ort
+from dropped_writes import patch
 from small_decoder import CONTEXT
 
-from qeffbuild.cloud_ai_100.cache_ops import DOMAIN
 from qeffbuild.graph.files import save_graph
 from qeffbuild.signature import IoSignature
 
@@ -20,17 +20,12 @@ ANSWER = 6
 
 
 class Device:
-    """A lowered graph with its states, in `rows` slots.
-
-    ONNX Runtime refuses a write to nowhere. Here it lands in a slot behind the cache, which is cut off again.
-    """
+    """A lowered graph with its states, in `rows` slots."""
 
     def __init__(
         self, model: ir.Model, signature: IoSignature, rows: int, folder: Path, context: int = CONTEXT
     ) -> None:
-        for function in model.functions.values():
-            if function.domain == DOMAIN and function.name.startswith("CtxScatter"):
-                _drop_writes_to_nowhere(function)
+        patch(model)
         save_graph(model, folder / "graph.onnx")
         onnx.checker.check_model(str(folder / "graph.onnx"), full_check=True)
         self.session = ort.InferenceSession(folder / "graph.onnx", providers=["CPUExecutionProvider"])
@@ -51,26 +46,6 @@ class Device:
         self.states = {state.name: made[state.output] for state in self.signature.states}
         self.made = made
         return made.get("logits", made[names[0]])
-
-
-def _drop_writes_to_nowhere(function: ir.Function) -> None:
-    """A slot more, to which all writes beyond the cache go."""
-    data, positions = function.inputs[0], next(value for value in function.inputs if value.name == "position_ids")
-    write = next(node for node in function if node.op_type == "ScatterND")
-    size = ir.node("Shape", [data], {"start": 2, "end": 3})
-    slots = ir.node("Min", [positions, size.outputs[0]])
-    first, second, axis = (ir.node("Constant", [], {"value_ints": [number]}) for number in (0, 1, 2))
-    bounds = [first.outputs[0], second.outputs[0], axis.outputs[0]]
-    more = ir.node("Slice", [data, *bounds])
-    longer = ir.node("Concat", [data, more.outputs[0]], {"axis": 2})
-    cut = ir.node("Slice", [write.outputs[0], first.outputs[0], size.outputs[0], axis.outputs[0]])
-    for user, place in list(positions.uses()):
-        if user.op_type == "Unsqueeze":
-            user.replace_input_with(place, slots.outputs[0])
-    write.replace_input_with(0, longer.outputs[0])
-    function.outputs[0] = cut.outputs[0]
-    function.insert_before(function[0], [size, slots, first, second, axis, more, longer])
-    function.insert_after(write, [cut])
 
 
 def chunks(prompts: Sequence[Sequence[int]], size: int) -> Iterator[tuple[list[list[int]], list[list[int]]]]:

@@ -6,37 +6,26 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import by_hand
 import numpy as np
 import onnx
-import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 import small_decoder as small
 
-from qeffbuild.backends.qaic import compile as compile_action
-from qeffbuild.backends.qaic import package as package_action
 from qeffbuild.backends.qaic import plan, session
-from qeffbuild.backends.qaic import render as render_action
 from qeffbuild.backends.qaic.compiler import find_compiler
 from qeffbuild.backends.qaic.options import Options
-from qeffbuild.cloud_ai_100 import lower as lower_action
 from qeffbuild.errors import AbsentError, BackendError, QeffBuildError, StepError
-from qeffbuild.executor.work import Work
 from qeffbuild.package import Package
 from qeffbuild.spec.types import (
-    BackendSpec,
     BuildSpec,
-    CacheSpec,
-    DecodingSpec,
     DeviceGroupSpec,
-    LaunchSpec,
-    ModelSpec,
-    QuantizationSpec,
-    SpecializationSpec,
 )
 
 # Twenty lines in the place of a compiler: it reads what it is told to read, and leaves what a compiler leaves.
@@ -57,61 +46,15 @@ program = {{"argv": sys.argv[1:], "files": sorted(os.listdir("."))}}
 """
 
 
-def spec(**parts: Any) -> BuildSpec:
-    return BuildSpec(
-        model=ModelSpec(path="somewhere"),
-        quantization=parts.get("quantization", QuantizationSpec()),
-        specialization=parts.get("specialization", SpecializationSpec(prefill_seq_len=4, ctx_len=small.CONTEXT)),
-        device_group=parts.get("device_group", DeviceGroupSpec()),
-        backend=BackendSpec(name="qaic", options=parts.get("options", Options())),
-        decoding=DecodingSpec(),
-        adapters={},
-        launch=LaunchSpec(),
-        cache=CacheSpec(),
-    )
+spec = partial(by_hand.spec, "qaic")
 
 
-class Build:
-    """The steps of one spec, run by hand on folders of `tmp_path`; the export is a small decoder's."""
-
-    def __init__(self, asked: BuildSpec, root: Path, leaves: Mapping[str, Path]) -> None:
-        self.steps = {step.name: step for step in plan.steps(asked, "export")}
-        self.root = root
-        self.leaves = leaves
-        self._export()
-
-    def _export(self) -> None:
-        model, signature = small.neutral_graph(small.SmallDecoder())
-        checkpoint, export, fetch = (self.root / name for name in ("checkpoint", "export", "fetch"))
-        for folder in (checkpoint, export, fetch):
-            folder.mkdir(parents=True)
-        ir.save(model, export / "graph.onnx", external_data="model.safetensors", size_threshold_bytes=0)
-        (export / "model.safetensors").rename(checkpoint / "model.safetensors")
-        signature.save(export / "io.json")
-        (export / "export.json").write_text(json.dumps({"task": "causal-lm"}))
-        config = {"model_type": "small", "vocab_size": small.VOCAB, "eos_token_id": 2, "n_positions": 16}
-        facts = {"schema": 1, "config": config, "generation_config": None, "task": "causal-lm", "tensors": {}}
-        (fetch / "facts.json").write_text(json.dumps(facts))
-        (fetch / "model.json").write_text(json.dumps({"schema": 1, "files": {}}))
-
-    def run(self, name: str, action: Callable[[Work], None]) -> Path:
-        step, out = self.steps[name], self.root / name
-        out.mkdir()
-        leaves = {"model": self.root / "checkpoint", **self.leaves}
-        inputs = {role: self.root / source for role, source in step.inputs.items()}
-        wanted = {leaf.name: leaves[leaf.name] for leaf in step.leaves if leaf.name in leaves}
-        action(Work(name=name, params=json.loads(json.dumps(step.params)), inputs=inputs, leaves=wanted, out=out))
-        for path in out.rglob("*"):
-            path.chmod(path.stat().st_mode & ~0o222)  # as the store does
-        return out
-
+class Build(by_hand.Build):
     def documents(self) -> Path:
-        self.run("lower", lower_action.run)
-        return self.run("render", render_action.run)
+        return self.up_to("render")
 
     def compiled(self) -> Path:
-        self.documents()
-        return self.run("compile", compile_action.run)
+        return self.up_to("compile")
 
 
 @pytest.fixture
@@ -302,7 +245,7 @@ def test_a_compiler_that_fails_makes_the_step_fail(
 def test_the_package_runs_without_the_store_and_says_when_it_cannot(build: Callable[..., Build]) -> None:
     made = build()
     made.compiled()
-    package = Package.open(made.run("package", package_action.run), verify=True)
+    package = Package.open(made.up_to("package"), verify=True)
 
     assert package.graph().name == "programqpc.bin"
     assert package.signature().states[0].output == "past_key.0_RetainedState"

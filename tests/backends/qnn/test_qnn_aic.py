@@ -7,12 +7,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import by_hand
 import pytest
 import small_decoder as small
-from by_hand import Build, spec
+from by_hand import Build
 
 from qeffbuild.backends import qnn
 from qeffbuild.backends.qnn.aic import sdk
@@ -23,6 +25,7 @@ from qeffbuild.errors import AbsentError, QeffBuildError
 from qeffbuild.package import Package
 from qeffbuild.spec.types import DeviceGroupSpec, QuantizationSpec, SpecializationSpec
 
+spec = partial(by_hand.spec, "qnn")
 GOLDEN = Path(__file__).parent / "golden"
 LONG = SpecializationSpec(
     prefill_seq_len=128, ctx_len=4096, comp_ctx_lengths_prefill=(4064,), comp_ctx_lengths_decode=(1024, 2048, 4096)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import by_hand
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
 import small_decoder as small
-from by_hand import SHAPES, Build, spec
+from by_hand import SHAPES, Build
 
 from qeffbuild import api
 from qeffbuild.backends.qnn.htp import wheel
@@ -26,6 +28,8 @@ from qeffbuild.runtime.engine import Engine
 from qeffbuild.spec.types import DecodingSpec, QuantizationSpec
 
 pytest.importorskip("onnxruntime_qnn")
+
+spec = partial(by_hand.spec, "qnn")
 
 PROMPT = [3, 1, 4, 1, 5]
 DEMO = ("specialization.ctx_len=48", "specialization.prefill_seq_len=8")

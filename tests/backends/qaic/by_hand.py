@@ -11,9 +11,9 @@ from typing import Any
 import onnx_ir as ir
 import small_decoder as small
 
-from qeffbuild.backends.qnn import plan
-from qeffbuild.backends.qnn.options import Options
+from qeffbuild import backends
 from qeffbuild.executor.work import Work
+from qeffbuild.plan.types import Step
 from qeffbuild.spec.types import (
     BackendSpec,
     BuildSpec,
@@ -29,14 +29,15 @@ from qeffbuild.spec.types import (
 SHAPES = SpecializationSpec(prefill_seq_len=4, ctx_len=small.CONTEXT)
 
 
-def spec(options: Options | None = None, **parts: Any) -> BuildSpec:
-    """A build of the small decoder, for Hexagon unless the options say otherwise."""
+def spec(backend: str, options: Any = None, **parts: Any) -> BuildSpec:
+    """A build of the small decoder for this backend."""
+    options = options or backends.room(backend, "options").Options()
     return BuildSpec(
         model=ModelSpec(path="somewhere"),
         quantization=parts.get("quantization", QuantizationSpec()),
         specialization=parts.get("specialization", SHAPES),
         device_group=parts.get("device_group", DeviceGroupSpec()),
-        backend=BackendSpec(name="qnn", options=options or Options()),
+        backend=BackendSpec(name=backend, options=options),
         decoding=DecodingSpec(),
         adapters={},
         launch=LaunchSpec(),
@@ -48,7 +49,8 @@ class Build:
     """One spec's folders; each step is run when it is asked for."""
 
     def __init__(self, asked: BuildSpec, root: Path, leaves: Mapping[str, Path] | None = None) -> None:
-        self.steps = {step.name: step for step in plan.steps(asked, "export")}
+        steps = backends.room(asked.backend.name, "plan").steps(asked, "export")
+        self.steps: dict[str, Step] = {step.name: step for step in steps}
         self.root = root
         self.leaves = leaves or {}
         self._export()
@@ -61,6 +63,7 @@ class Build:
         ir.save(model, export / "graph.onnx", external_data="model.safetensors", size_threshold_bytes=0)
         (export / "model.safetensors").rename(checkpoint / "model.safetensors")
         signature.save(export / "io.json")
+        (export / "export.json").write_text(json.dumps({"task": "causal-lm"}))
         config = {"model_type": "small", "vocab_size": small.VOCAB, "eos_token_id": 2, "n_positions": 16}
         facts = {"schema": 1, "config": config, "generation_config": None, "task": "causal-lm", "tensors": {}}
         (fetch / "facts.json").write_text(json.dumps(facts))
