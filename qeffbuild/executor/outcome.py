@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from qeffbuild.errors import QeffBuildError
 from qeffbuild.plan.keys import Key
@@ -14,8 +13,7 @@ from qeffbuild.store import Entry
 Result = Literal["built", "hit", "cutoff", "failed", "skipped"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Outcome(NamedTuple):
     """`entry` is what the store has; it is None after a failure, and of a hit that nobody needed to look at.
 
     `variants` are the plans, by position, that wanted the step.

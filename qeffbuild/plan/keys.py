@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from qeffbuild.plan.types import Leaf, Plan, Step
 
@@ -36,8 +35,7 @@ class World(Protocol):
         """The value of an environment variable."""
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(NamedTuple):
     """A digest and the text that it is the digest of."""
 
     digest: str

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from qeffbuild.plan.keys import Key
 from qeffbuild.plan.types import Plan, Step
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Node:
+class Node(NamedTuple):
     """A step of the merged graph; other nodes are named by their deep digests.
 
     `after` has one set of order-only steps for each way in which a variant wants this node: two variants may share an

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Goal = Literal["export", "render", "compile", "package"]
 GOALS: tuple[Goal, ...] = ("export", "render", "compile", "package")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Leaf:
+class Leaf(NamedTuple):
     """A file or folder outside the store that a step reads. Its content is part of the key, its path is not."""
 
     name: str

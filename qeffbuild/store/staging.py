@@ -8,15 +8,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from qeffbuild.store import disk
 from qeffbuild.store.lock import try_lock
 
 
-@dataclass(frozen=True, slots=True)
-class Staging:
+class Staging(NamedTuple):
     """`entry` becomes the store's entry; `cwd` is the working folder of whatever runs, thrown away afterwards."""
 
     path: Path
