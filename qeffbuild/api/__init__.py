@@ -22,6 +22,7 @@ from qeffbuild.api.using import (
     open_engine,
     open_reader,
     prompts_of,
+    require_devices,
     run,
     task_of,
 )
@@ -64,6 +65,7 @@ __all__ = [
     "plan_together",
     "prompts_of",
     "read_lock",
+    "require_devices",
     "run",
     "task_of",
     "verify",

@@ -152,8 +152,6 @@ def _require_tools(
     specs: Sequence[BuildSpec], goal: Goal, keyed: Sequence[tuple[Plan, Mapping[str, Key]]], store: Store
 ) -> None:
     """A program that only a last step needs is missed before the first one runs; a sweep builds what it can."""
-    if len(specs) == 1:
-        _examine_files(specs[0], goal, keyed[0], store)
     if goal not in ("compile", "package"):
         return
     missed: AbsentError | None = None
@@ -169,15 +167,6 @@ def _require_tools(
             return
     if missed is not None:
         raise missed
-
-
-def _examine_files(spec: BuildSpec, goal: Goal, keyed: tuple[Plan, Mapping[str, Key]], store: Store) -> None:
-    """A file that an option names, and that a late step could not read, is looked at before the first one runs."""
-    found, keys = keyed
-    examine = getattr(import_module(backends.package_of(spec.backend.name)), "examine", None)
-    if examine is None or goal == "export" or all(store.peek(keys[name].digest) is not None for name in found.goals):
-        return
-    examine(spec)
 
 
 def _built(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qeffbuild import backends
 from qeffbuild.api.building import Built
 from qeffbuild.errors import RunError
 from qeffbuild.package import Package
@@ -17,6 +19,13 @@ if TYPE_CHECKING:
 
 
 CONTINUING = ("causal-lm", "image-text")  # tasks that go on with a text
+
+
+def require_devices(spec: BuildSpec) -> None:
+    """Raises AbsentError before a build whose package this machine could not run."""
+    require = getattr(import_module(backends.package_of(spec.backend.name)), "require_devices", None)
+    if require is not None:
+        require(spec)
 
 
 def open_engine(built: Built) -> Engine:

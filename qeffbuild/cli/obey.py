@@ -207,6 +207,7 @@ def run(job: Job, call: Call) -> Answer:
     asked, task = api.asked_of(job.spec), api.known_task(job.spec)
     if task is not None:
         api.check_asked(task, asked)
+    api.require_devices(job.spec)
     built = job.built()
     api.check_asked(task := api.task_of(built), asked)
     if task not in api.CONTINUING:
@@ -245,6 +246,7 @@ def _stream(stream: Any, prompts: tuple[str, ...]) -> None:
 
 def bench(job: Job, call: Call) -> Answer:
     api.prompts_of(job.spec)
+    api.require_devices(job.spec)
     built = job.built()
     figures = api.bench(built)
     return Answer(
@@ -254,6 +256,7 @@ def bench(job: Job, call: Call) -> Answer:
 
 def evaluate(job: Job, call: Call) -> Answer:
     api.eval_file_of(job.spec)
+    api.require_devices(job.spec)
     built = job.built()
     figures = api.evaluate(built)
     said = {"schema": 1, "package": str(built.package), **figures}

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from qeffbuild.cloud_ai_100.binding import Binding, import_binding
-from qeffbuild.errors import AbsentError, StepError
+from qeffbuild.cloud_ai_100.binding import Binding, check_devices, import_binding
+from qeffbuild.errors import StepError
 
 _PATIENCE_MS = 60_000  # how long a submission is tried again while a device is busy
 
@@ -115,20 +115,6 @@ class Device:
     def _check(self, status: Any, what: str) -> None:
         if status != self._runtime.QStatus.QS_SUCCESS:
             raise _failed(self._path, f"{what} ({status})")
-
-
-def check_devices(binding: Binding, devices: Sequence[int]) -> None:
-    """Raises where a device is not among those that the driver sees."""
-    status, found = binding.runtime.Util().getDeviceIds()
-    there = sorted(map(int, found)) if status == binding.runtime.QStatus.QS_SUCCESS else []
-    if missing := [device for device in devices if device not in there]:
-        here = f"there are {', '.join(map(str, there))}" if there else "the driver sees none"
-        enough = len(there) >= len(devices)
-        raise AbsentError(
-            "device.absent",
-            f"device_group.devices: device {missing[0]} is not there; {here}",
-            hint=f"device_group.devices={there[: len(devices)]}" if enough else "`qaic-util -q` shows the devices",
-        )
 
 
 def _dtypes(binding: Binding, described: Sequence[Any]) -> list[np.dtype[Any]]:

@@ -17,6 +17,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,9 @@ def _carry_out(request: Mapping[str, Any], answer: Answer) -> dict[str, Any]:
     except BaseException as problem:  # SystemExit too: an action that exits has failed
         return {"error": describe(problem, request)}
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with suppress(OSError):  # the log is on the same disk: a full one keeps nobody from saying so
+            sys.stdout.flush()
+            sys.stderr.flush()
         os.chdir("/")
 
 
@@ -94,15 +96,29 @@ def describe(problem: BaseException, request: Mapping[str, Any]) -> dict[str, An
     from qeffbuild.store.disk import storage_error
 
     if not isinstance(problem, QeffBuildError):
-        traceback.print_exception(problem)
-    if isinstance(problem, OSError) and problem.errno in _DISK:
-        problem = storage_error(problem, Path(request["root"]))
+        with suppress(OSError):
+            traceback.print_exception(problem)
+        if (trouble := disk_trouble(problem)) is not None:
+            problem = storage_error(trouble, Path(request["root"]))
     if isinstance(problem, MemoryError):
         problem = LimitError("limit.memory", f"{request['name']}: out of memory", hint="build a smaller model at once")
     if not isinstance(problem, QeffBuildError):
         last = traceback.format_exception_only(problem)[-1].strip()
         problem = StepError("step.failed", f"{request['name']}: {last}", hint="read its log")
     return {"class": type(problem).__name__, **problem.as_json()}
+
+
+def disk_trouble(problem: BaseException) -> OSError | None:
+    """What the disk said, if that is behind an error: libraries wrap it in their own, with its words in the text."""
+    seen: BaseException | None = problem
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in _DISK:
+            return seen
+        for number in _DISK:
+            if os.strerror(number) in str(seen):
+                return OSError(number, os.strerror(number))
+        seen = seen.__cause__ or seen.__context__
+    return None
 
 
 def _located_by(name: str | None) -> Callable[[str], Path]:

@@ -100,7 +100,7 @@ def _shapes(shapes: SpecializationSpec) -> Iterator[QeffBuildError]:
         )
         hint = f"{prefix}.prefill_seq_len={shapes.ctx_len} or less"
         yield _fault("spec.conflict", f"{prefix}.prefill_seq_len", what, hint)
-    for name in ("comp_ctx_lengths_prefill", "comp_ctx_lengths_decode", "num_speculative_tokens"):
+    for name in ("comp_ctx_lengths_prefill", "comp_ctx_lengths_decode", "num_speculative_tokens", "seq_len"):
         values = getattr(shapes, name)
         if twice := next((value for value in values if values.count(value) > 1), None):
             yield _fault("spec.duplicate", f"{prefix}.{name}", f"{twice} is listed twice", f"name {twice} once")

@@ -62,6 +62,9 @@ def _assignment(word: str) -> Assignment:
         what = f"{shown(word)} does not name a key or a group"
         raise SpecError("override.syntax", what, where=COMMAND_LINE, hint="write KEY=VALUE or GROUP=CHOICE")
     _refuse_code(said.key_or_group, value)
+    if twice := _said_twice(word):
+        what = f"{shown(word)} says {shown(twice)} twice"
+        raise SpecError("spec.duplicate", what, where=COMMAND_LINE, hint="the last one would win; say it once")
     return Assignment(word, _mode(word), said.key_or_group, value, said)
 
 
@@ -160,6 +163,27 @@ def _left_open(word: str) -> tuple[int, str] | None:
         elif opened and sign == _BRACKETS.get(opened[-1][1]):
             opened.pop()
     return opened[-1] if opened else None
+
+
+def _said_twice(word: str) -> str | None:
+    """The first key that one mapping of the word has twice: to Hydra's parser, it is one."""
+    levels: list[tuple[str, set[str]]] = []
+    start = 0  # of what may be a key
+    for place, sign in _unquoted(word) if "{" in word else ():
+        if sign in _BRACKETS:
+            levels.append((sign, set()))
+            start = place + 1
+        elif levels and sign == _BRACKETS[levels[-1][0]]:
+            levels.pop()
+        elif sign == ",":
+            start = place + 1
+        elif sign == ":" and levels and levels[-1][0] == "{" and start:
+            key = word[start:place].strip(f" {_QUOTES}")
+            if key in levels[-1][1]:
+                return key
+            levels[-1][1].add(key)
+            start = 0
+    return None
 
 
 def _unquoted(word: str) -> Iterator[tuple[int, str]]:

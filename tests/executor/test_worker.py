@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 
 from qeffbuild.executor import process
 from qeffbuild.executor.process import Worker, descendants
+from qeffbuild.executor.worker import disk_trouble
 
 LIMITS = {"timeout_s": 60.0, "memory_mb": None, "progress": lambda fraction, what: None, "check": lambda: None}
 
@@ -177,3 +179,21 @@ def test_a_worker_that_was_never_started_can_be_stopped():
     worker.stop()
 
     assert not worker.is_running
+
+
+@pytest.mark.parametrize(
+    ("problem", "found"),
+    [
+        (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), errno.ENOSPC),
+        (OSError(errno.EDQUOT, "quota"), errno.EDQUOT),
+        (RuntimeError("no tensor is called space left"), None),
+        (OSError(errno.ENOENT, "gone"), None),
+    ],
+)
+def test_a_full_disk_is_known_by_its_words_too(problem, found):
+    wrapped = ValueError("it was not saved")
+    wrapped.__cause__ = problem
+
+    numbers = [trouble and trouble.errno for trouble in map(disk_trouble, (problem, wrapped))]
+
+    assert numbers == [found, found]

@@ -8,18 +8,29 @@ from __future__ import annotations
 
 import json
 import struct
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from refusals import Call, Row, conf, entry, expect_refusal, plan, safetensors
 
+SDK = ("backend=qnn", "backend.target=aic")
 TINY = ("model=llama", "model.scale=tiny")
 LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 16, "intermediate_size": 32,
     "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": 32,
     "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "tie_word_embeddings": True, "eos_token_id": 2,
 }  # fmt: skip
+_PART = "model.layers.0.self_attn.q_proj"
+GPTQ: dict[str, Any] = {  # one matrix, stored in 4 bits
+    f"{_PART}.qweight": {"dtype": "I32", "shape": [2, 16], "data_offsets": [0, 128]},
+    f"{_PART}.qzeros": {"dtype": "I32", "shape": [1, 2], "data_offsets": [128, 136]},
+    f"{_PART}.scales": {"dtype": "F16", "shape": [1, 16], "data_offsets": [136, 168]},
+    f"{_PART}.g_idx": {"dtype": "I32", "shape": [16], "data_offsets": [168, 232]},
+    "model.norm.weight": {"dtype": "F32", "shape": [32], "data_offsets": [232, 360]},
+}
 
 
 def folder(number: str, kind: str, config: Any = LLAMA, weights: bytes | None = None, **more: Any) -> Row:
@@ -55,17 +66,25 @@ SPECIFICATION = [
     plan("13b", "device_group.num_devices=0", kind="spec.range", says="num_devices"),
     plan("14", "model=llama", "model.num_key_value_heads=4", "backend=qaic", "device_group.devices=[0,1,2]", kind="spec.divides"),
     plan("15", "backend=qaic", "device_group.devices=[0,0]", kind="device.duplicate"),
+    Row("16", ("run", "backend=qaic", "device_group.devices=[1,7]"), "device.absent", exit_code=3, says="device 7 is not there; there are 0, 1"),
     plan("17a", "backend=qaic", "backend.num_cores=0", kind="spec.range", says="num_cores"),
     plan("17b", "backend=qaic", "backend.num_cores=10000", kind="spec.range", says="num_cores"),
     plan("18", "recipe=gpt2_notebook", "device_group.devices=[0,1]", "device_group.mdp_num_partitions=99", kind="spec.range"),
     plan("19a", "specialization.num_speculative_tokens=-1", kind="spec.range"),
     plan("19b", "specialization.num_speculative_tokens=3", "specialization.prefill_only=true", kind="spec.conflict"),
     plan("19c", "backend=qaic", "specialization.num_speculative_tokens=[2,2]", kind="spec.duplicate"),
+    plan("19d", "model=minilm", "model.scale=tiny", "specialization.num_speculative_tokens=3", kind="spec.conflict", says="only causal-lm"),
+    plan("20c", "backend=qaic", "quantization=fp8", kind="spec.conflict", says="quantization.method"),
     plan("20a", "quantization.mxfp6_matmul=true", kind="spec.conflict", says="mxfp6"),
     plan("21", "adapters={a:lora}", kind="model.adapter", says="lora", files={"lora/adapter_config.json": "{}"}),
     plan("22", "+adapters.a=one", "+adapters.a=two", kind="override.exists", says="adapters.a"),
+    plan("22b", "adapters={a:one,a:two}", kind="spec.duplicate", says="'a' twice"),
+    Row("22c", ("plan", "adapters=mine"), "spec.range", says="1024", files={"conf/adapters/mine.yaml": "".join(f"a{n}: one\n" for n in range(1025))}),
+    plan("22d", "adapters={base:one}", kind="spec.text", says="base"),
     plan("23a", "specialization.comp_ctx_lengths_decode=[64,64]", kind="spec.duplicate", says="64"),
     plan("23b", "device_group.devices=[]", kind="spec.empty", says="devices"),
+    plan("23c", "specialization.seq_len=[8,16,8]", kind="spec.duplicate", says="8 is listed twice"),
+    plan("23d", "model=llama", "backend=qaic", "specialization.ctx_len=4096", "specialization.comp_ctx_lengths_prefill=[2048,1024]", "specialization.comp_ctx_lengths_decode=[4096]", kind="spec.conflict", says="comp_ctx_lengths"),
     plan("24", "ctxlen=64", kind="override.unknown", says="specialization.ctx_len=64"),
     plan("24b", "specialization.ctxlen=64", kind="override.unknown", says="ctx_len"),
     conf("25", "method: int8\nblok_size: 32\n", "spec.unknown", says="block_size"),
@@ -113,6 +132,7 @@ MODELS = [
     folder("55a", "model.config", config={**LLAMA, "hidden_size": 17}, weights=safetensors({}, 0)),
     folder("55b", "model.config", config={**LLAMA, "num_hidden_layers": -1}, weights=safetensors({}, 0)),
     folder("20b", "model.unsupported", config={**LLAMA, "quantization_config": {"quant_method": "gptq"}}, weights=safetensors({}, 0), words=("backend=qaic", "quantization=mxfp6"), says="gptq"),
+    folder("20d", "spec.conflict", config={**LLAMA, "quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 16}}, weights=safetensors(GPTQ, 360), words=("backend=qaic", "quantization=mxfp6"), says="quantized already (gptq)"),
     folder("57", "model.weights", weights=safetensors({"model.norm.weight": entry([16], 0)}, 64)),
     folder("58a", "model.weights", weights=safetensors({"x": entry([16], 0)}, 10)),
     folder("58b", "model.weights", weights=b""),
@@ -133,6 +153,45 @@ OTHERS = [
     plan("68c", "backend=qaic", "backend.extra_args=['-a=b\nc']", kind="backend.option"),
     plan("68d", "backend=qaic", "backend.extra_args=['mos=3']", kind="backend.option"),
     plan("68e", "backend=qaic", "backend.mos=many", kind="spec.type", says="backend.mos"),
+    plan("68f", "backend=qaic", "backend.nosuch=1", kind="override.unknown", says="backend.nosuch"),
+    plan("68g", "backend=qaic", "backend.extra_args=['-AIC_num-cores=3']", kind="backend.option", says="said again"),
+    plan("68h", "backend=qaic", "backend.kv_cache_prefix=a/b", kind="backend.option", says="letters and digits"),
+    plan("69d", *SDK, "backend.config=gone.json", kind="backend.file", says="gone.json"),
+    plan("69e", *SDK, "backend.config=mine.json", kind="backend.file", says="not JSON", files={"mine.json": "{"}),
+    plan(
+        "69f",
+        *SDK,
+        "backend.config=mine.json",
+        kind="backend.option",
+        says="nosuch",
+        files={"mine.json": '{"nosuch": 1}'},
+    ),
+    plan(
+        "69g",
+        *SDK,
+        "backend.config=mine.json",
+        kind="backend.option",
+        says="--input_network",
+        files={"mine.json": '{"converter_args_extension": "--input_network x"}'},
+    ),
+    plan("69h", *SDK, "backend.dlc_file=gone.dlc", kind="backend.file", says="gone.dlc"),
+    plan("69i", *SDK, "backend.templates=gone", kind="backend.file", says="no folder"),
+    plan("69j", "backend=qaic", "backend.templates=gone", kind="backend.file", says="no folder"),
+    plan(
+        "69k",
+        "backend=qnn",
+        "backend.precision=a16w8",
+        "backend.calibration_file=gone.txt",
+        kind="backend.file",
+        says="gone.txt",
+    ),
+    Row("70c", ("build", *SDK), "backend.absent", exit_code=3, says="QNN SDK"),
+    plan("70d", "backend=qaic", "backend.sdk_version=new", kind="backend.option", says="no version"),
+    plan("70e", "backend=qaic", "backend.sdk_version=probe", kind="backend.absent", exit_code=3, says="no SDK"),
+    plan("70f", "backend=qaic", "backend.aic_hw_version=probe", kind="backend.absent", exit_code=3, says="qaic-util"),
+    plan("70g", "backend=qaic", "backend.aic_hw_version=ai900", kind="spec.choice", says="ai100"),
+    plan("70h", "backend=qaic", "backend.compiler=gone", kind="backend.absent", exit_code=3, says="gone"),
+    Row("70i", ("run", "backend=qaic", "device_group.num_devices=1"), "backend.absent", exit_code=3, says="compiler"),
     plan("68b", "backend=qaic", "backend.extra_args=['-aic-binary-dir=/tmp/x']", kind="backend.option"),
     Row("72a", ("run", "prompts_file=gone.txt"), "run.prompt"),
     Row("72b", ("run", "prompts_file=empty.txt"), "run.prompt", files={"empty.txt": ""}),
@@ -142,6 +201,15 @@ OTHERS = [
     Row("info", ("plan", "--info=nosuch"), "flag.value", says="plugins"),
     Row("to", ("build", "--to", "moon"), "flag.value", says="package"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def binding(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The driver's binding is played, and sees the devices 0 and 1."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "backends" / "qaic" / "played_sdk"))
+    yield
+    for name in ("qaicrt", "QAicApi_pb2"):
+        sys.modules.pop(name, None)
 
 
 @pytest.mark.parametrize("row", [*SPECIFICATION, *MODELS, *OTHERS], ids=str)

@@ -11,6 +11,7 @@ import os
 import shlex
 import shutil
 import struct
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,13 @@ TEMPLATES = [
     template("46b", SLOW_TEMPLATE, "limit.time", "launch.timeout_s=4", exit_code=7, says="render"),
     template("47a", "{", "template.result", says="json"),
     template("47b", '{"specializations":[{"name":1}]}', "template.result", says="specializations"),
+    Row(
+        "47c",
+        ("emit", *QAIC, "backend.templates=mine"),
+        "template.result",
+        files={"mine/qaic/custom_io.yaml.j2": "a: ["},
+        says="yaml",
+    ),
     template("48", '{"specializations":["{{ \'"\' }}"]}', "template.result", says="| json"),
 ]
 MODELS = [
@@ -210,3 +218,23 @@ def test_71_a_cache_of_another_user_is_not_used(call: Call, tmp_path: Path) -> N
 def test_71_a_file_in_the_place_of_the_cache_is_said(verb: str, call: Call, tmp_path: Path) -> None:
     row = Row("71", (verb, *CACHE_WORDS[1:]), "cache.unsafe", exit_code=5, says="store", files={"store": "no folder"})
     expect_refusal(row, call, tmp_path)
+
+
+@pytest.mark.parametrize(("how", "kind"), [("size=64k", "cache.full"), ("ro", "cache.readonly")])
+def test_71_a_cache_that_is_full_or_read_only_is_said(how: str, kind: str, call: Call, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"{how},mode=700", "tmpfs", str(store)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("only who may mount has such a disk")
+    try:
+        row = Row("71", ("build", "model=gpt2", "model.scale=tiny", f"cache.root={store}"), kind, exit_code=5)
+        said = call(row, tmp_path)
+        left = [path for path in store.rglob("*") if path.is_file() and path.parent.name != "locks"]
+    finally:
+        subprocess.run(["umount", str(store)], check=True)
+
+    (error,) = [line for line in said.stderr.splitlines() if line.startswith("error[")]
+    assert (error.partition(":")[0], said.exit_code) == (f"error[{kind}]", 5)
+    assert "Traceback" not in said.stderr
+    assert [path for path in left if "staging" in path.parts] == []

@@ -19,6 +19,13 @@ def require(spec: BuildSpec) -> None:
     find_compiler(Path(named or COMPILER), is_named=named is not None)
 
 
+def require_devices(spec: BuildSpec) -> None:
+    """Raises AbsentError before a build whose package could not run here: no binding, or no such device."""
+    from qeffbuild.cloud_ai_100.binding import require
+
+    require(spec.device_group, spec.model.name)
+
+
 def settle(spec: BuildSpec) -> BuildSpec:
     """What only this machine can say, said; files that options name are there."""
     from qeffbuild.backends.qaic import machine

@@ -20,17 +20,32 @@ def require(spec: BuildSpec) -> None:
     find_sdk(spec.backend.options.sdk)
 
 
-def examine(spec: BuildSpec) -> None:
-    """Raises BackendError for a file that an option names and no tool could read, before the first step."""
-    options = spec.backend.options
-    if options.config is None:
-        return
+def settle(spec: BuildSpec) -> BuildSpec:
+    """The spec as it is; raises BackendError for a file that an option names and no tool could read."""
     from pathlib import Path
 
-    from qeffbuild.backends.qnn.aic.overrides import read_overrides, skipped_for_nothing
+    from qeffbuild.errors import BackendError
 
-    if read_overrides(Path(options.config)).skips_converter and options.dlc_file is None:
-        raise skipped_for_nothing()
+    options = spec.backend.options
+    for name in ("config", "dlc_file", "calibration_file", "templates"):
+        said = getattr(options, name)
+        kind = "folder" if name == "templates" else "file"
+        if said is not None and not (Path(said).is_dir() if kind == "folder" else Path(said).is_file()):
+            raise BackendError("backend.file", f"backend.{name}: {said} is no {kind}", hint="is the path right?")
+    if options.config is not None:
+        from qeffbuild.backends.qnn.aic.overrides import read_overrides, skipped_for_nothing
+
+        if read_overrides(Path(options.config)).skips_converter and options.dlc_file is None:
+            raise skipped_for_nothing()
+    return spec
+
+
+def require_devices(spec: BuildSpec) -> None:
+    """Raises AbsentError where what is built could not run; Hexagon's simulator comes with its compiler."""
+    if spec.backend.options.target == "aic":
+        from qeffbuild.cloud_ai_100.binding import require
+
+        require(spec.device_group, spec.model.name)
 
 
 def doctor() -> tuple[str, str | None]:

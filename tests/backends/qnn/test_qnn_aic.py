@@ -233,7 +233,7 @@ def test_overrides_reach_the_commands_and_the_settings(root: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("text", "kind", "named"),
     [
-        (None, "backend.file", "no such file"),
+        (None, "backend.file", "is no file"),
         ("{", "backend.file", "is not JSON"),
         ("[]", "backend.file", "holds no mapping"),
         ('{"converter_arg_extension": ""}', "backend.option", "converter_arg_extension is unknown"),
@@ -253,7 +253,7 @@ def test_a_bad_override_file_is_refused_before_the_first_step(
     config = tmp_path / "config.json"
     if text is not None:
         config.write_text(text)
-    error = raised(kind, lambda: qnn.examine(spec(options(config=str(config)))))
+    error = raised(kind, lambda: qnn.settle(spec(options(config=str(config)))))
 
     assert named in error.message
     assert "\n" not in error.message
