@@ -3,7 +3,8 @@
 Of a model that sees, processor.zip holds what its processor is made of; code.zip holds the Python that one brings and
 is trusted with.
 
-Weights stay where they are. Two kinds are written here, into `model/`: tiny random ones, and pickles as safetensors.
+Weights stay where they are. Three kinds are written here, into `model/`: tiny random ones, and pickles and GGUF files
+as safetensors.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from qeffbuild.errors import VerificationError
 from qeffbuild.executor.work import Work
 from qeffbuild.models import DEMO, listing, read_facts
 from qeffbuild.models.code import CODE, pack_code
+from qeffbuild.models.files import gguf_of
 from qeffbuild.models.processor import PACKED, pack
 from qeffbuild.models.tasks import IMAGE_TEXT
 
@@ -55,6 +57,11 @@ def _folder(work: Work) -> Path:
         )
         return own
     leaf = work.leaves["model"]
+    if (file := gguf_of(leaf)) is not None:
+        from qeffbuild.models.gguf import convert_gguf
+
+        convert_gguf(leaf, file, own, work.progress)
+        return own
     allow_pickle, trust_remote_code = work.params["allow_pickle"], work.params["trust_remote_code"]
     if read_facts(leaf, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code).tensors:
         return leaf

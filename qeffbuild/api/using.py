@@ -127,5 +127,5 @@ def eval_file_of(spec: BuildSpec) -> Path:
 
 def model_folder(built: Built) -> Path:
     """The checkpoint that a package was built from."""
-    leaves = built.plan["fetch"].leaves
-    return locate(leaves[0].path) if leaves else built.folder_of("fetch") / "model"
+    leaves, own = built.plan["fetch"].leaves, built.folder_of("fetch") / "model"
+    return own if own.is_dir() or not leaves else locate(leaves[0].path)

@@ -17,9 +17,12 @@ import onnx_ir as ir
 from qeffbuild.calibration.flow import EXACT, Flow
 from qeffbuild.errors import ModelError
 from qeffbuild.graph.emit import Emitter
+from qeffbuild.graph.fold import remove_unread
 from qeffbuild.graph.microscaling import BLOCK
 from qeffbuild.graph.ops import SCATTER, size_of, symbolic
 from qeffbuild.package import KV_SCALES
+
+_ROUNDING = ("Mul", "Clip", "Round", "Div")  # what `round_to_int8` puts before a write, from its end
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,18 @@ def read_scales(folder: Path) -> dict[str, Scales]:
     return {
         name: Scales(said["per_tensor"], np.array(said["per_channel"], np.float32)) for name, said in states.items()
     }
+
+
+def drop_rounding(graph: ir.Graph) -> None:
+    """Undoes `round_to_int8`, for who stores integers."""
+    for node in symbolic(graph, SCATTER):
+        value, made = node.inputs[2], list[str]()
+        while value is not None and (maker := value.producer()) is not None and len(made) < len(_ROUNDING):
+            made.append(maker.op_type)
+            value = maker.inputs[0]
+        if tuple(made) == _ROUNDING:
+            node.replace_input_with(2, value)
+    remove_unread(graph)
 
 
 def round_to_int8(graph: ir.Graph, scales: Mapping[str, Scales]) -> None:

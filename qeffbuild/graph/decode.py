@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qeffbuild.errors import ModelError
+from qeffbuild.graph import ggml
 from qeffbuild.graph.blocks import Grid
 
 DECODE, BLOCKS = "Decode", "Blocks"
@@ -132,10 +133,20 @@ def bnb4(parts: Parts, options: Options) -> np.ndarray:
     return values.reshape(-1)
 
 
+def ggml_integers(parts: Parts, options: Options) -> Integers:
+    numbers, zero, scales = ggml.INTEGERS[options["type"].lower()](parts["numbers"])
+    return Integers(numbers, scales, np.full(scales.shape, zero, np.int16), options["group_size"])
+
+
+def ggml_floats(parts: Parts, options: Options) -> np.ndarray:
+    return ggml.floats(parts["numbers"], options["type"])
+
+
 INTEGERS: Mapping[str, Callable[[Parts, Options], Integers]] = {
     "gptq": gptq, "awq": awq, "packed": packed, "int8": int8, "bnb8": bnb8, "mxfp4": mxfp4,
+    **{f"ggml_{kind}": ggml_integers for kind in ggml.INTEGERS},
 }  # fmt: skip
-FLOATS: Mapping[str, Callable[[Parts, Options], np.ndarray]] = {"fp8": fp8, "bnb4": bnb4}
+FLOATS: Mapping[str, Callable[[Parts, Options], np.ndarray]] = {"fp8": fp8, "bnb4": bnb4, "ggml": ggml_floats}
 
 
 def unpacked(words: np.ndarray, bits: int) -> np.ndarray:
@@ -157,6 +168,8 @@ def evaluate_decode(node: ir.Node, inputs: list[np.ndarray]) -> list[np.ndarray]
 def decode(format: str, parts: Parts, options: Options, shape: tuple[int, ...]) -> np.ndarray:
     """The weight in float32 and in the shape that the plain checkpoint would have."""
     found = FLOATS[format](parts, options) if format in FLOATS else INTEGERS[format](parts, options).floats()
+    if options.get("turned"):
+        found = found.T
     if len(shape) == 3 and found.shape != shape:
         found = found.transpose(0, 2, 1)
     return found.reshape(shape)

@@ -17,7 +17,7 @@ from qeffbuild.graph.files import DOMAIN
 from qeffbuild.graph.fold import remove_unread
 from qeffbuild.graph.products import Matrices, Packed, Product, products, replace_product
 
-_ALWAYS_SYMMETRIC = ("int8", "bnb8", "mxfp4", "packed")  # without zero points of their own
+_ALWAYS_SYMMETRIC = ("int8", "bnb8", "mxfp4", "packed", "ggml_q4_0", "ggml_q8_0")  # without zero points of their own
 
 
 def hold_blocks(graph: ir.Graph) -> dict[str, str]:
@@ -54,21 +54,21 @@ def decoded_names(value: ir.Value) -> list[str]:
 
 
 def _decoded(product: Product) -> ir.Node | None:
-    """The Decode whose whole output is the product's weight, turned as the product wants it."""
-    node = product.weight.producer()
-    if node is not None and node.op_type == "Transpose" and not product.is_transposed:
-        inner = node.inputs[0]
-        node = inner.producer() if inner is not None and node.attributes["perm"].as_ints() == (1, 0) else None
-        return node if node is not None and _is_decode(node) and len(_shape(node)) == 2 else None
-    is_turned = product.is_transposed or (node is not None and _is_decode(node) and len(_shape(node)) == 3)
-    return node if node is not None and _is_decode(node) and is_turned else None
+    """The Decode whose whole output is the product's weight, one row for each output however the product wants it."""
+    node, has_rows = product.weight.producer(), product.is_transposed
+    if node is not None and node.op_type == "Transpose" and node.attributes["perm"].as_ints() == (1, 0):
+        inner, has_rows = node.inputs[0], not has_rows
+        node = inner.producer() if inner is not None and len(inner.shape or ()) == 2 else None
+    if node is None or not _is_decode(node):
+        return None
+    return node if has_rows != _is_turned(node) or len(_shape(node)) == 3 else None
 
 
 def _form(decode: ir.Node) -> tuple[int, int] | str:
     """Bits and block size that hold the integers exactly, or the reason why none do."""
     format, options = decode.attributes["format"].as_string(), json.loads(decode.attributes["options"].as_string())
     if format not in INTEGERS:
-        return f"floats: {format} has no form in integers"
+        return f"floats: {options.get('type', format)} has no form in integers"
     columns = _columns(decode)
     size = options["group_size"]
     block_size = next((each for each in (128, 64, 32, 16) if size % each == 0), None)
@@ -83,7 +83,7 @@ def _form(decode: ir.Node) -> tuple[int, int] | str:
 
 def _replace(emit: Emitter, product: Product, decode: ir.Node, bits: int, block_size: int) -> None:
     shape, columns = _shape(decode), _columns(decode)
-    rows = shape[2] if len(shape) == 3 else shape[0]
+    rows = shape[2] if len(shape) == 3 else shape[1 if _is_turned(decode) else 0]
     experts = range(shape[0]) if len(shape) == 3 else (-1,)
     options = json.loads(decode.attributes["options"].as_string())
     if options.get("permuted"):
@@ -137,4 +137,9 @@ def _shape(decode: ir.Node) -> tuple[int, ...]:
 
 
 def _columns(decode: ir.Node) -> int:
-    return _shape(decode)[1]
+    return _shape(decode)[0 if _is_turned(decode) else 1]
+
+
+def _is_turned(decode: ir.Node) -> bool:
+    """Whether the weight has a column for each output, though what is stored has a row."""
+    return bool(json.loads(decode.attributes["options"].as_string()).get("turned"))

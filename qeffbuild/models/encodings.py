@@ -16,6 +16,8 @@ from qeffbuild.models.files import CONFIG, line_of
 from qeffbuild.models.weights import Tensor
 
 KEY = "quantization_config"
+# ggml's blocks that are integers with a scale and nothing else: bits that hold them, weights that share a scale.
+GGML: Mapping[str, tuple[int, int]] = {"Q4_0": (4, 32), "Q5_0": (8, 32), "Q6_K": (8, 16), "Q8_0": (8, 32)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,11 +246,24 @@ def _bitsandbytes(door: _Door) -> Iterator[tuple[str, Encoded]]:
             yield f"{base}.weight", Encoded(format="bnb4", shape=tuple(said["shape"]), parts=parts, options=options)
 
 
+def _gguf(door: _Door) -> Iterator[tuple[str, Encoded]]:
+    """What models/gguf.py wrote: the blocks of each weight as they were in its GGUF file."""
+    for name, said in door.said["tensors"].items():
+        shape = tuple(reversed(said["shape"]) if said["turned"] else said["shape"])
+        options: dict[str, Any] = {"type": said["type"], "turned": said["turned"]}
+        form = GGML.get(said["type"])
+        if form is not None:
+            options |= {"bits": form[0], "group_size": form[1]}
+        format = "ggml" if form is None else f"ggml_{said['type'].lower()}"
+        yield name, Encoded(format=format, shape=shape, parts={"numbers": f"{name}.ggml"}, options=options)
+
+
 _METHODS: Mapping[str, Callable[[_Door], Iterator[tuple[str, Encoded]]]] = {
     "awq": _awq,
     "bitsandbytes": _bitsandbytes,
     "compressed-tensors": _compressed,
     "fp8": _fp8,
+    "gguf": _gguf,
     "gptq": _gptq,
     "mxfp4": _mxfp4,
 }

@@ -49,7 +49,25 @@ def _weight_files(folder: Path, allow_pickle: bool) -> list[str]:
         return [WEIGHTS]
     if (folder / INDEX).is_file():
         return [INDEX, *sorted(set(read_weight_map(folder).values()))]
-    return pickle_files(folder) if allow_pickle else []
+    return gguf_files(folder) or (pickle_files(folder) if allow_pickle else [])
+
+
+def gguf_files(folder: Path) -> list[str]:
+    """GGUF files that stand for the whole model: they count where there are no safetensors."""
+    if (folder / WEIGHTS).is_file() or (folder / INDEX).is_file():
+        return []
+    return sorted(path.name for path in folder.glob("*.gguf"))
+
+
+def gguf_of(leaf: Path) -> Path | None:
+    """The GGUF file that a model's path names, or holds where it has no other weights."""
+    if leaf.is_file():
+        return leaf if leaf.suffix == ".gguf" else None
+    found = gguf_files(leaf) if leaf.is_dir() else []
+    if len(found) > 1:
+        hint = f"name one of them: model.path={leaf / found[0]}"
+        raise ModelError("model.unsupported", f"{len(found)} GGUF files in one folder", where=str(leaf), hint=hint)
+    return leaf / found[0] if found else None
 
 
 def pickle_files(folder: Path) -> list[str]:

@@ -59,13 +59,6 @@ def read_tensors(folder: Path, *, allow_pickle: bool = False) -> dict[str, Tenso
             where=str(folder),
             hint="convert them to safetensors, or accept the risk: model.allow_pickle=true",
         )
-    if found := sorted(path.name for path in folder.glob("*.gguf")):
-        raise ModelError(
-            "model.unsupported",
-            f"the weights are GGUF ({found[0]}), which is not read",
-            where=str(folder),
-            hint="use the checkpoint in safetensors that it was made from, and quantization=int4",
-        )
     raise ModelError("model.weights", f"no {WEIGHTS} and no {INDEX}", where=str(folder))
 
 

@@ -73,7 +73,7 @@ def _front(spec: BuildSpec) -> tuple[Step, Step, Step]:
         },
         leaves=model_leaves(model),
         code=("qeffbuild.models",),
-        tools=("torch", "transformers") if model.scale == "tiny" else (),
+        tools=_makers(model),
     )
     check = Step(
         name="check",
@@ -138,6 +138,13 @@ def _export(spec: BuildSpec) -> Step:
         ),
         tools=("torch", "transformers", "onnx", "onnxscript", "onnx-ir"),
     )
+
+
+def _makers(model: ModelSpec) -> tuple[str, ...]:
+    """What writes the model anew on its way in."""
+    if model.scale == "tiny":
+        return ("torch", "transformers")
+    return ("gguf", "transformers") if (model.path or "").endswith(".gguf") else ()
 
 
 def _origin(model: ModelSpec) -> dict[str, object]:

@@ -46,8 +46,8 @@ def block_size_of(method: str) -> int:
 
 
 def makes_blocks(asked: QuantizationSpec) -> bool:
-    """Whether weights become integers in blocks, and nothing else is rounded: no emulated format, no cache."""
-    return asked.kv_cache == "float" and asked.method != "none" and hasattr(find(asked.method), "quantize")
+    """Whether weights become integers in blocks, and no format is emulated beside them."""
+    return asked.kv_cache != "mxint8" and asked.method != "none" and hasattr(find(asked.method), "quantize")
 
 
 def check(asked: QuantizationSpec) -> None:

@@ -49,7 +49,9 @@ class ModelSpec:
     """Where the weights come from. Exactly one of `path` and `id`; `scale=tiny` needs neither."""
 
     name: str = option("hf", "the name of the choice; shown, never part of a key")
-    path: str | None = option(None, "a local Hugging Face folder; relative to the working folder", place=True)
+    path: str | None = option(
+        None, "a local Hugging Face folder, or a GGUF file; relative to the working folder", place=True
+    )
     id: str | None = option(None, "a model on the Hugging Face hub, ORG/NAME")
     revision: str | None = option(None, "the hub commit, 40 hex digits (or a branch, refused by --frozen)")
     model_type: str | None = option(None, "transformers' model_type; needed by scale=tiny only")
@@ -100,7 +102,7 @@ class QuantizationSpec:
         high=10.0,
     )
     kv_cache: Literal["float", "int8", "mxint8"] = option(
-        "float", "keys and values as that format would round them; int8 adds calibrated scales to the package"
+        "float", "int8: keys and values in 8 bits, by calibrated scales; mxint8: rounded as that format would"
     )
     mxfp6_matmul: bool = option(False, "compiler: weights of matrix products in MXFP6")
     mxint8_kv_cache: bool = option(False, "compiler: keys and values in MXINT8")

@@ -8,7 +8,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from qeffbuild.calibration.kv import Scales, round_to_int8, round_to_mxint8
+from qeffbuild.calibration.kv import Scales, drop_rounding, round_to_int8, round_to_mxint8
 from qeffbuild.graph.files import DOMAIN
 from qeffbuild.graph.microscaling import INT8, round_blocks
 
@@ -52,3 +52,18 @@ def test_int8_is_rounded_by_the_scale_of_each_channel() -> None:
     step = scales[None, :, None]
     np.testing.assert_allclose(rounded(values, scales), np.rint(values / step) * step, rtol=1e-6)
     assert np.abs(rounded(values * 9, scales)).max() <= 127 * scales.max() * (1 + 1e-6)
+
+
+def test_rounding_that_was_put_in_can_be_taken_out() -> None:
+    shape = ir.Shape((1, 2, 3, 8))
+    cache, updates = (ir.Value(name=name, shape=shape, type=ir.TensorType(ir.DataType.FLOAT)) for name in ("c", "u"))
+    positions = ir.Value(name="p", shape=ir.Shape(["B", "S"]), type=ir.TensorType(ir.DataType.INT64))
+    node = ir.node("CtxScatter", [cache, positions, updates], domain=DOMAIN)
+    graph = ir.Graph([cache, positions, updates], list(node.outputs), nodes=[node], opset_imports={"": 21}, name="g")
+    round_to_int8(graph, {"c": Scales(1.0, np.ones((2, 8), np.float32))})
+    assert node.inputs[2] is not updates
+
+    drop_rounding(graph)
+
+    assert [each.op_type for each in graph] == ["CtxScatter"]
+    assert node.inputs[2] is updates

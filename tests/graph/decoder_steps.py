@@ -47,7 +47,7 @@ def build(
             roles[role].mkdir()
         exported = {**inputs, "graph": decoder.exported}
         rowwise.run(Work(name="", params={"keep": []}, inputs=exported, leaves=leaves, out=roles["rowwise"]))
-        rounded = {"graph": roles["rowwise"]}
+        rounded = {"graph": roles["rowwise"], "kv_scales": graph}
         lower.run(Work(name="", params={"attention": attention}, inputs=rounded, leaves={}, out=roles["prefill"]))
     params = {
         "backend": "onnxruntime",

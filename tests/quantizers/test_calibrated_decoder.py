@@ -121,3 +121,25 @@ def test_an_int8_cache_brings_scales_for_each_channel(decoder: Decoder, tmp_path
     assert set(scales) == {f"past_{kind}.{layer}" for kind in ("key", "value") for layer in range(LAYERS)}
     assert all(one.per_channel.shape == (KV_HEADS, 16) for one in scales.values())
     assert all(one.per_tensor == pytest.approx(one.per_channel.max()) for one in scales.values())
+
+
+@pytest.mark.parametrize(("attention", "dtype"), [("auto", "int8"), ("portable", "float32")])
+@pytest.mark.parametrize("prefill", [False, True])
+def test_an_int8_cache_is_stored_so_where_attention_is_fused(
+    decoder: Decoder, tmp_path: Path, text: Path, attention: str, dtype: str, prefill: bool
+) -> None:
+    said = params("int8", kv_cache="int8", calibration_tokens=512, block_size=16)
+
+    package = build(
+        decoder, tmp_path / "package", attention=attention, quantization=said, calibration=text, prefill=prefill
+    )
+    session = open_session(package, threads=1)
+    found = np.concatenate(generate(session, PROMPTS, 4))
+    one = session.allocate("decoder", 1, 16)
+
+    assert {array.dtype.name for array in one.arrays.values()} == {dtype}
+    truth = np.concatenate([decoder.logits(prompt) for prompt in PROMPTS])
+    assert np.linalg.norm(found - truth) / np.linalg.norm(truth) < 0.05
+    feed = {"input_ids": np.arange(1, 10)[None], "position_ids": np.arange(9)[None], "logits_index": np.array([[8]])}
+    last, truth = session.run("decoder", feed, one)["logits"][0, 0], decoder.logits(list(range(1, 10)))[-1]
+    assert np.linalg.norm(last - truth) / np.linalg.norm(truth) < 0.05

@@ -7,6 +7,7 @@ sit out. The session sees to both: it runs rows apart (session.py). What does no
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qeffbuild.backends.onnxruntime import masks, rotary
+from qeffbuild.calibration.kv import Scales
 from qeffbuild.graph.emit import Emitter, replace_value
 from qeffbuild.graph.ops import ATTENTION, SCATTER, given, readers, size_of, symbolic
 from qeffbuild.graph.probe import Ancestry
@@ -30,6 +32,10 @@ class Layer:
     writes: tuple[ir.Node, ir.Node]
     mask: masks.Causal | None
     turned: tuple[rotary.Rotation, rotary.Rotation] | None
+
+    @property
+    def caches(self) -> list[ir.Value]:
+        return [given(write)[0] for write in self.writes]
 
     @property
     def kv_heads(self) -> int:
@@ -51,9 +57,12 @@ class Run:
     tables: dict[tuple[rotary.Table, ...], list[ir.Value]]
 
 
-def fuse_attention(model: ir.Model) -> dict[str, Any]:
-    """Rewrites what fits. How many layers have become what, and for each that has not, the reason."""
-    graph = model.graph
+def fuse_attention(model: ir.Model, scales: Mapping[str, Scales] | None = None) -> dict[str, Any]:
+    """Rewrites what fits. How many layers have become what, and for each that has not, the reason.
+
+    States that have `scales` are integers of 8 bits then; `int8` names them.
+    """
+    graph, scales, in_int8 = model.graph, scales or {}, list[str]()
     emit, left, fused = Emitter(graph, "attention"), dict[str, str](), Counter[str]()
     layers = []
     recognised = _Recogniser(graph, model.opset_imports[""])
@@ -69,11 +78,14 @@ def fuse_attention(model: ir.Model) -> dict[str, Any]:
         position_ids = given(layer.writes[0])[1]
         if position_ids not in runs:
             runs[position_ids] = _run(emit, position_ids)
-        _rewrite(graph, emit, layer, runs[position_ids])
+        names = [cache.name or "" for cache in layer.caches]
+        has_scales = all(name in scales for name in names)
+        _rewrite(graph, emit, layer, runs[position_ids], [scales[name] for name in names] if has_scales else [])
+        in_int8 += names if has_scales else []
     for write in symbolic(graph, SCATTER):
         if not any(node.op_type == ATTENTION for node in readers(write.outputs[0])):
             left[given(write)[0].name or ""] = "the model works out its attention itself"
-    return {"fused": dict(sorted(fused.items())), "left_portable": left}
+    return {"fused": dict(sorted(fused.items())), "left_portable": left, "int8": in_int8}
 
 
 class _Recogniser:
@@ -125,7 +137,7 @@ def _run(emit: Emitter, position_ids: ir.Value) -> Run:
     return Run(lengths, longest, {})
 
 
-def _rewrite(graph: ir.Graph, emit: Emitter, layer: Layer, run: Run) -> None:
+def _rewrite(graph: ir.Graph, emit: Emitter, layer: Layer, run: Run, scales: list[Scales]) -> None:
     query, _, _, mask = given(layer.node)
     heads, width = size_of(query, 1), size_of(query, 3)
     key, value = (given(write)[2] for write in layer.writes)
@@ -142,9 +154,13 @@ def _rewrite(graph: ir.Graph, emit: Emitter, layer: Layer, run: Run) -> None:
     bias = _bias(emit, mask, run) if layer.mask is None else None
     if layer.mask is not None and layer.mask.window > 0:
         words["local_window_size"] = layer.mask.window
-    caches = [given(write)[0] for write in layer.writes]
+    if scales:
+        words |= {"kv_cache_bit_width": 8, "k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL"}
+    # Behind what is left out here, the weights of a sink.
+    steps = [None, *(said.per_channel.astype(np.float32)[None, :, None] for said in scales)] if scales else []
+    caches = layer.caches
     result, *states = emit.several(
-        "GroupQueryAttention", 3, *flat, *caches, run.lengths, run.longest, *tables, bias,
+        "GroupQueryAttention", 3, *flat, *caches, run.lengths, run.longest, *tables, bias, *steps,
         domain="com.microsoft", num_heads=heads, kv_num_heads=layer.kv_heads,
         scale=layer.node.attributes["scale"].as_float(), softcap=layer.node.attributes["softcap"].as_float(), **words,
     )  # fmt: skip
@@ -155,6 +171,9 @@ def _rewrite(graph: ir.Graph, emit: Emitter, layer: Layer, run: Run) -> None:
     emit.place(layer.node)
     for old, new in zip(olds, (emitted, *states), strict=True):
         replace_value(graph, old, new)
+    if scales:
+        for value in (*caches, *states):
+            value.type = ir.TensorType(ir.DataType.INT8)
     graph.remove([layer.node, *layer.writes], safe=True)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import onnx_ir as ir
@@ -13,6 +14,7 @@ from qeffbuild.backends.onnxruntime.activations import fuse_activations
 from qeffbuild.backends.onnxruntime.attention import fuse_attention
 from qeffbuild.backends.onnxruntime.norms import fuse_norms
 from qeffbuild.backends.onnxruntime.packing import absorb_biases, drop_detours, drop_flattening, pack_attention
+from qeffbuild.calibration.kv import Scales, drop_rounding, read_scales, round_to_int8
 from qeffbuild.executor.work import Work
 from qeffbuild.graph.files import load_graph, save_graph
 from qeffbuild.graph.held import hold_blocks
@@ -25,11 +27,12 @@ from qeffbuild.signature import IoSignature
 def run(work: Work) -> None:
     for member in members(work.inputs["graph"]):
         model = load_graph(member.graph)
+        scales = {} if member.prefix else read_scales(work.inputs.get("kv_scales", work.inputs["graph"]))
         # The fused form sees what came before and nothing else; tokens of one image may see one another.
         attention = "portable" if member.signature.graph == "decoder" and _sees(member) else work.params["attention"]
-        said = lower(model, member.signature, attention=attention)
+        said = lower(model, member.signature, attention=attention, scales=scales)
         save_graph(model, work.out / member.file)
-        shutil.copyfile(member.io, work.out / member.io.name)
+        with_dtypes(member.signature, said["attention"]["int8"]).save(work.out / member.io.name)
         (work.out / f"{member.prefix}lower.json").write_text(json.dumps(said, indent=1, sort_keys=True) + "\n")
 
 
@@ -37,16 +40,28 @@ def _sees(member: Member) -> bool:
     return any(tensor.name == "image_idx" for tensor in member.signature.inputs)
 
 
-def lower(model: ir.Model, signature: IoSignature, *, attention: str) -> dict[str, Any]:
-    """Rewrites `model`; what was chosen and why."""
+def with_dtypes(signature: IoSignature, in_int8: Sequence[str]) -> IoSignature:
+    """The signature of a graph some of whose states have become integers of 8 bits."""
+    states = [replace(state, dtype="int8") if state.name in in_int8 else state for state in signature.states]
+    return signature.with_states(tuple(states))
+
+
+def lower(
+    model: ir.Model, signature: IoSignature, *, attention: str, scales: Mapping[str, Scales] | None = None
+) -> dict[str, Any]:
+    """Rewrites `model`; what was chosen and why. `scales` are those of a cache in 8 bits."""
     InlinePass()(model)
+    if scales:
+        drop_rounding(model.graph)
     held = hold_blocks(model.graph)
     in_place = states_written_in_place(model.graph, signature)
     tied = share_tied_head(model.graph)
-    fused: dict[str, Any] = {"fused": {}, "left_portable": {}}
+    fused: dict[str, Any] = {"fused": {}, "left_portable": {}, "int8": []}
     # Rows are run apart on views of the states, which have to lie together.
     if attention == "auto" and all(state.axes[0] == "batch_size" for state in signature.states):
-        fused = fuse_attention(model)
+        fused = fuse_attention(model, scales)
+    if scales:  # states whose attention stays portable are floats, rounded as before
+        round_to_int8(model.graph, scales)
     lower_portable(model)
     model.opset_imports["com.microsoft"] = 1
     counts = {"reshapes_dropped": drop_flattening(model.graph) + drop_detours(model.graph)}

@@ -50,13 +50,15 @@ def _rowwise(spec: BuildSpec, graph: str) -> Step:
 
 
 def _lower(spec: BuildSpec, name: str, graph: str) -> Step:
+    # The form for prompts is not made of the graph that was quantized, but writes the same cache.
+    kv_scales = {"kv_scales": "quantize"} if spec.quantization.kv_cache == "int8" and graph != "quantize" else {}
     return Step(
         name=name,
         action="qeffbuild.backends.onnxruntime.lower",
         params={"attention": spec.backend.options.attention},
         reads={"attention": "backend.attention"},
-        inputs={"graph": graph},
-        code=("qeffbuild.graph", "qeffbuild.graphs", "qeffbuild.signature"),
+        inputs={"graph": graph, **kv_scales},
+        code=("qeffbuild.calibration.kv", "qeffbuild.graph", "qeffbuild.graphs", "qeffbuild.signature"),
         tools=_GRAPH_TOOLS,
     )
 

@@ -11,12 +11,14 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from qeffbuild.backends.onnxruntime import rows
+from qeffbuild.backends.onnxruntime.pages import large_pages
 from qeffbuild.errors import AbsentError, BackendError
 from qeffbuild.package import Package
 from qeffbuild.signature import Axis, IoSignature, State
@@ -30,6 +32,7 @@ log = logging.getLogger(__name__)
 
 _BINDINGS = 16  # shapes whose buffers are kept per set of states, the least recently used goes first
 _PROMPT = 8  # tokens of a row from which on the form for prompts is the faster one
+_MANY = 64 << 20  # bytes of weights that no cache of a processor holds
 _QUIET = 3  # ONNX Runtime's warnings are about its own rewriting; errors reach us as exceptions
 
 Shapes = tuple[tuple[int, ...], ...]
@@ -49,7 +52,7 @@ def open_session(package: Package, *, threads: int | None = None, devices: Seque
     for name, said in package.manifest["graphs"].items():
         signature, in_place = package.signature(name), frozenset(said.get("in_place", ()))
         graphs[name] = _Graph(
-            session=_load(package, said["file"], options),
+            session=_load_for_decoding(package, said["file"], options),
             prefill=_load(package, said["prefill"], options) if "prefill" in said else None,
             signature=signature,
             names=tuple(tensor.name for tensor in signature.inputs),
@@ -58,6 +61,13 @@ def open_session(package: Package, *, threads: int | None = None, devices: Seque
             rows_apart=said.get("rows_apart", False),
         )
     return Session(graphs)
+
+
+def _load_for_decoding(package: Package, file: str, options: ort.SessionOptions) -> ort.InferenceSession:
+    """All weights are read for each token, so where there are many it matters how fast memory is found."""
+    data = (package.path / file).with_suffix(".data")
+    with large_pages() if data.is_file() and data.stat().st_size >= _MANY else nullcontext():
+        return _load(package, file, options)
 
 
 def _load(package: Package, file: str, options: ort.SessionOptions) -> ort.InferenceSession:

@@ -54,7 +54,7 @@ def test_attention_is_fused_and_its_mask_is_gone(tmp_path: Path, said: dict[str,
     lowered = lower(model, signature(), attention="auto")
 
     used = Counter(node.op_type for node in model.graph.all_nodes())
-    assert lowered["attention"] == {"asked": "auto", "fused": words, "left_portable": {}}
+    assert lowered["attention"] == {"asked": "auto", "fused": words, "left_portable": {}, "int8": []}
     assert lowered["rows_apart"]
     assert used["GroupQueryAttention"] == LAYERS
     assert not {"CtxScatter", "Attention", "Softmax", "LessOrEqual"} & set(used)
