@@ -90,7 +90,11 @@ def _manifest(graphs: Sequence[Member], work: Work, facts: Mapping[str, Any], ha
             "form": {"attention": lowered["attention"], "fused": lowered["fused"]},
         }
         if PREFILL in work.inputs and member is graphs[0]:
-            said[member.name][PREFILL] = f"{member.name}.{PREFILL}.onnx"
+            lowered_too = json.loads((work.inputs[PREFILL] / "lower.json").read_text())
+            said[member.name] |= {
+                PREFILL: f"{member.name}.{PREFILL}.onnx",
+                f"{PREFILL}_has_blocks": lowered_too["has_blocks"],
+            }
     exported = json.loads((work.inputs["exported"] / "export.json").read_text())
     return {
         "backend": work.params["backend"],

@@ -135,11 +135,11 @@ def test_an_int8_cache_is_stored_so_where_attention_is_fused(
     )
     session = open_session(package, threads=1)
     found = np.concatenate(generate(session, PROMPTS, 4))
-    one = session.allocate("decoder", 1, 16)
+    one = session.allocate("decoder", 1, 32)
 
     assert {array.dtype.name for array in one.arrays.values()} == {dtype}
     truth = np.concatenate([decoder.logits(prompt) for prompt in PROMPTS])
     assert np.linalg.norm(found - truth) / np.linalg.norm(truth) < 0.05
-    feed = {"input_ids": np.arange(1, 10)[None], "position_ids": np.arange(9)[None], "logits_index": np.array([[8]])}
-    last, truth = session.run("decoder", feed, one)["logits"][0, 0], decoder.logits(list(range(1, 10)))[-1]
+    feed = {"input_ids": np.arange(1, 31)[None], "position_ids": np.arange(30)[None], "logits_index": np.array([[29]])}
+    last, truth = session.run("decoder", feed, one)["logits"][0, 0], decoder.logits(list(range(1, 31)))[-1]
     assert np.linalg.norm(last - truth) / np.linalg.norm(truth) < 0.05

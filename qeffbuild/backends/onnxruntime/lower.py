@@ -76,6 +76,7 @@ def lower(
         "rows_apart": bool(fused["fused"]),
         "tied_head": tied,
         "encoded": held,
+        "has_blocks": any(node.op_type == "MatMulNBits" for node in model.graph),
     }
 
 

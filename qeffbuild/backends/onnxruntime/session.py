@@ -31,7 +31,7 @@ except ImportError as cause:
 log = logging.getLogger(__name__)
 
 _BINDINGS = 16  # shapes whose buffers are kept per set of states, the least recently used goes first
-_PROMPT = 8  # tokens of a row from which on the form for prompts is the faster one
+_PROMPT = 24  # tokens of a row from which on the form for prompts is the faster one
 _MANY = 64 << 20  # bytes of weights that no cache of a processor holds
 _QUIET = 3  # ONNX Runtime's warnings are about its own rewriting; errors reach us as exceptions
 
@@ -43,17 +43,12 @@ def open_session(package: Package, *, threads: int | None = None, devices: Seque
 
     `threads` is per operator; None leaves it to ONNX Runtime: one per core.
     """
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or 0
-    options.log_severity_level = _QUIET
-    # Spinning gains a little on a machine of our own and costs everybody else a core.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     graphs = {}
     for name, said in package.manifest["graphs"].items():
         signature, in_place = package.signature(name), frozenset(said.get("in_place", ()))
         graphs[name] = _Graph(
-            session=_load_for_decoding(package, said["file"], options),
-            prefill=_load(package, said["prefill"], options) if "prefill" in said else None,
+            session=_load_for_decoding(package, said["file"], _options(threads)),
+            prefill=_load_for_prompts(package, said, threads) if "prefill" in said else None,
             signature=signature,
             names=tuple(tensor.name for tensor in signature.inputs),
             in_place=in_place,
@@ -61,6 +56,26 @@ def open_session(package: Package, *, threads: int | None = None, devices: Seque
             rows_apart=said.get("rows_apart", False),
         )
     return Session(graphs)
+
+
+def _options(threads: int | None) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.log_severity_level = _QUIET
+    # Spinning gains a little on a machine of our own and costs everybody else a core.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _load_for_prompts(package: Package, said: Mapping[str, Any], threads: int | None) -> ort.InferenceSession:
+    """Weights stay in the file as they are, which costs a run a twentieth, where loading would take as long again.
+
+    Blocks are another matter: without what is done to them while loading, a product takes many times as long.
+    """
+    options = _options(threads)
+    if not said.get("prefill_has_blocks", True):
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    return _load(package, said["prefill"], options)
 
 
 def _load_for_decoding(package: Package, file: str, options: ort.SessionOptions) -> ort.InferenceSession:

@@ -31,12 +31,10 @@ def in_large_pages(start: int) -> int:
 @pytest.mark.skipif(not Path("/proc/self/smaps").is_file(), reason="Linux alone has large pages to ask for")
 def test_what_is_allocated_inside_keeps_its_content_in_larger_pages() -> None:
     with large_pages():
-        memory = mmap.mmap(-1, SIZE)
-        memory.madvise(15)  # MADV_NOHUGEPAGE: small ones, until they are joined
+        memory = mmap.mmap(-1, SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         array = np.frombuffer(memory, np.uint32)
         array[:] = np.arange(array.size)
         address = array.ctypes.data + PAGE
-        memory.madvise(14)  # MADV_HUGEPAGE
     np.testing.assert_array_equal(array, np.arange(array.size))
     assert in_large_pages(address) % PAGE == 0
 
