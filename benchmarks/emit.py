@@ -23,6 +23,12 @@ MODELS = {
         | {"num_key_value_heads": 8, "vocab_size": 32000, "max_position_embeddings": 2048},
         (),
     ),
+    "Llama 1.03B": (
+        "llama",
+        {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 20, "num_attention_heads": 32}
+        | {"num_key_value_heads": 8, "vocab_size": 32000, "max_position_embeddings": 2048},
+        (),
+    ),
 }
 ROOT = Path(__file__).parents[1]
 

@@ -113,6 +113,8 @@ KEYWORDS: tuple[Flag, ...] = (
     Flag("encoder_ctx_len", INT, "specialization.encoder_ctx_len", "slots of the cross cache", ()),
     Flag("num_devices", INT, "device_group.num_devices", "their number", ()),
     Flag("mdp_num_partitions", INT, "device_group.mdp_num_partitions", "pipeline stages", ()),
+    Flag("mdp_strategy", TEXT, "backend.mdp_strategy", "which nodes a stage lists", ()),
+    Flag("mdp_compiler_dump_path", FILE, "backend.mdp_compiler_dump_path", "a dump of the compiler", ()),
     Flag("kv_cache_prefix", TEXT, "backend.kv_cache_prefix", "a suffix for the names of keys and values", ()),
     Flag("include_sampler", SWITCH, "transforms.include_sampler", "the graph chooses the next token", ()),
     Flag("max_top_k_ids", INT, "transforms.max_top_k_ids", "how many tokens it chooses among", ()),

@@ -156,6 +156,17 @@ OTHERS = [
     plan("68f", "backend=qaic", "backend.nosuch=1", kind="override.unknown", says="backend.nosuch"),
     plan("68g", "backend=qaic", "backend.extra_args=['-AIC_num-cores=3']", kind="backend.option", says="said again"),
     plan("68h", "backend=qaic", "backend.kv_cache_prefix=a/b", kind="backend.option", says="letters and digits"),
+    plan(
+        "69l",
+        "model=llama",
+        "backend=qaic",
+        "device_group.num_devices=4",
+        "device_group.mdp_num_partitions=2",
+        "backend.mdp_strategy=intersection",
+        "backend.mdp_compiler_dump_path=gone.json",
+        kind="backend.file",
+        says="gone.json",
+    ),
     plan("69d", *SDK, "backend.config=gone.json", kind="backend.file", says="gone.json"),
     plan("69e", *SDK, "backend.config=mine.json", kind="backend.file", says="not JSON", files={"mine.json": "{"}),
     plan(

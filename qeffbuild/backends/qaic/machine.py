@@ -32,7 +32,8 @@ def settle(spec: BuildSpec, *, apps: Path = APPS, utility: Path = UTILITY) -> Bu
 
 def check_files(options: Options) -> None:
     """Before anything runs: what is named is there, and partitions are partitions."""
-    for name in ("compiler", "node_precision_info", "mdp_load_partition_config", "templates"):
+    partitions = ("mdp_load_partition_config", "mdp_compiler_dump_path")
+    for name in ("compiler", "node_precision_info", "templates", *partitions):
         said = getattr(options, name)
         if said is None:
             continue
@@ -43,17 +44,17 @@ def check_files(options: Options) -> None:
             raise AbsentError("backend.absent", f"backend.{name}: {said} is no file", hint="is the path right?")
         if name not in ("templates", "compiler") and not path.is_file():
             raise BackendError("backend.file", f"backend.{name}: {said} is no file", hint="is the path right?")
-    if options.mdp_load_partition_config is not None:
-        partition_nodes_of(Path(options.mdp_load_partition_config))
+        if name in partitions:
+            partition_nodes_of(path, name)
 
 
-def partition_nodes_of(path: Path) -> list[str]:
-    """Every node that a user's partitions list."""
+def partition_nodes_of(path: Path, option: str) -> list[str]:
+    """Every node that the partitions in a file list; `option` names the file."""
     try:
         said = json.loads(path.read_text("utf-8"))
         return [str(node) for partition in said["partitions"] for node in partition.get("nodeList", [])]
     except (ValueError, KeyError, TypeError, AttributeError) as cause:
-        found = f"backend.mdp_load_partition_config: {path.name} is not a partition file: {cause!r}"
+        found = f"backend.{option}: {path.name} is not a partition file: {cause!r}"
         hint = 'it is JSON: {"connections": [...], "partitions": [...]}'
         raise BackendError("backend.file", found, hint=hint) from cause
 

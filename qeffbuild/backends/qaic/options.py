@@ -36,6 +36,12 @@ class Options:
         None, "your own partitions (a JSON file), instead of ours", place=True
     )
     mdp_dump_partition_config: str | None = option(None, "a file name under which the compiler leaves its partitions")
+    mdp_strategy: Literal["onnx", "intersection"] = option(
+        "onnx", "the nodes that a stage lists: all of its own; intersection: those that a dump of the compiler has"
+    )
+    mdp_compiler_dump_path: str | None = option(
+        None, "intersection: the dump, as mdp_dump_partition_config leaves it (a JSON file)"
+    )
     sub_functions: bool = option(False, "a function per kind of decoder layer, which the compiler compiles once")
     retain_full_kv: bool = option(False, "keep the whole context in every layer, sliding windows included")
     aic_hw_version: Literal["ai100", "ai200", "probe"] | None = option(
@@ -107,9 +113,26 @@ def _conflicts(spec: BuildSpec) -> Iterator[QeffBuildError]:
         yield SpecError("spec.range", found, hint=f"an {options.hw_version} device has {most} cores")
 
 
+def _strategy(options: Options, stages: int) -> Iterator[QeffBuildError]:
+    key, dump = "backend.mdp_strategy", options.mdp_compiler_dump_path
+    if options.mdp_strategy == "onnx":
+        if dump is not None:
+            found = "backend.mdp_compiler_dump_path: only the intersection reads it"
+            yield conflict(found, "backend.mdp_strategy=intersection")
+        return
+    if stages == 1:
+        yield conflict(f"{key}: intersection, but there are no stages", "device_group.mdp_num_partitions=2")
+    if dump is None:
+        hint = "compile once with backend.mdp_dump_partition_config=dump.json, then backend.mdp_compiler_dump_path=FILE"
+        yield SpecError(
+            "spec.missing", f"{key}: an intersection with a dump of the compiler, but none is named", hint=hint
+        )
+
+
 def _devices(spec: BuildSpec) -> Iterator[QeffBuildError]:
     group, options = spec.device_group, spec.backend.options
     stages, devices = group.mdp_num_partitions, group.size
+    yield from _strategy(options, stages)
     if stages == 1:
         return
     key = "device_group.mdp_num_partitions"

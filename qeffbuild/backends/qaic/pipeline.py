@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from qeffbuild.errors import BackendError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +47,19 @@ def split_into_stages(nodes: Iterable[tuple[str, int | None]], stages: int, devi
         Stage(name=f"Partition{i}", devices=tuple(range(i * each, (i + 1) * each)), nodes=tuple(names))
         for i, names in enumerate(members)
     )
+
+
+def intersect(stages: Iterable[Stage], dumped: Iterable[str]) -> tuple[Stage, ...]:
+    """Each stage with those of its nodes that the compiler's dump has: others were folded away, or have new names."""
+    known = frozenset(dumped)
+    kept = tuple(replace(stage, nodes=tuple(node for node in stage.nodes if node in known)) for stage in stages)
+    if empty := next((stage for stage in kept if not stage.nodes), None):
+        raise BackendError(
+            "backend.file",
+            f"backend.mdp_compiler_dump_path: it has no node of {empty.name}",
+            hint="dump this graph: the same build with backend.mdp_dump_partition_config=FILE and no stages",
+        )
+    return kept
 
 
 def _stage_of_layer(layers: Sequence[int], stages: int) -> dict[int, int]:

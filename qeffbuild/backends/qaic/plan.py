@@ -17,7 +17,7 @@ _SHARED = "qeffbuild.cloud_ai_100"
 _GRAPH_TOOLS = ("ml-dtypes", "numpy", "onnx", "onnx-ir")
 
 # Options that say where something is found: what is found there is a leaf of its own.
-_PLACES = ("compiler", "templates", "node_precision_info", "mdp_load_partition_config")
+_PLACES = ("compiler", "templates", "node_precision_info", "mdp_load_partition_config", "mdp_compiler_dump_path")
 
 
 def steps(spec: BuildSpec, graph: str) -> tuple[Step, ...]:
@@ -112,6 +112,7 @@ def _named_files(options: Any) -> tuple[Leaf, ...]:
         "templates": options.templates,
         "node_precision_info": options.node_precision_info,
         "mdp_load_partition_config": options.mdp_load_partition_config,
+        "mdp_compiler_dump_path": options.mdp_compiler_dump_path,
     }
     return tuple(Leaf(name=name, path=path) for name, path in named.items() if path is not None)
 

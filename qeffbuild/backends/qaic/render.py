@@ -16,7 +16,7 @@ from qeffbuild.backends.qaic import documents
 from qeffbuild.backends.qaic.command import CUSTOM_IO, Files, compile_argv
 from qeffbuild.backends.qaic.machine import partition_nodes_of
 from qeffbuild.backends.qaic.options import Options
-from qeffbuild.backends.qaic.pipeline import split_into_stages
+from qeffbuild.backends.qaic.pipeline import intersect, split_into_stages
 from qeffbuild.cloud_ai_100.folder import bring_weights
 from qeffbuild.cloud_ai_100.layers import partition_nodes
 from qeffbuild.cloud_ai_100.names import COMMANDS, GRAPH, SPECIALIZATIONS
@@ -130,6 +130,8 @@ def _partitions(asked: Asked, model: ir.Model, named: Mapping[str, Path], out: P
         return _taken(named, "mdp_load_partition_config", out, check), None
     if asked.stages > 1:
         split = split_into_stages(partition_nodes(model), asked.stages, asked.num_devices)
+        if (dump := named.get("mdp_compiler_dump_path")) is not None:
+            split = intersect(split, partition_nodes_of(dump, "mdp_compiler_dump_path"))
         name = documents.pipeline_file(asked.num_devices, asked.stages)
         (out / name).write_text(documents.pipeline_json(split, cores, own))
         return name, None
@@ -161,7 +163,7 @@ def _any_text(path: Path) -> None:
 
 
 def _check_partitions(path: Path, known: set[str]) -> None:
-    listed = partition_nodes_of(path)
+    listed = partition_nodes_of(path, "mdp_load_partition_config")
     if strangers := [node for node in listed if node not in known]:
         found = (
             f"backend.mdp_load_partition_config: {len(strangers)} nodes are not in the graph, {strangers[0]!r} first"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -150,6 +151,36 @@ def test_stages_list_nodes_of_the_graph_that_is_compiled(build: Callable[..., Bu
     ]
     assert {node.rpartition("/")[0] if node not in names else node for node in listed} <= names
     assert len(listed) == len(set(listed))
+
+
+def test_stages_keep_the_nodes_that_a_dump_of_the_compiler_has(build: Callable[..., Build], tmp_path: Path) -> None:
+    stages = DeviceGroupSpec(num_devices=4, mdp_num_partitions=2)
+    whole = json.loads((build(spec(device_group=stages)).documents() / "mdp_disagg_4d_2p.json").read_text())
+    kept = [node for stage in whole["partitions"] for node in stage["nodeList"]][::2]
+    dump = tmp_path / "dump.json"
+    dump.write_text(json.dumps({"partitions": [{"nodeList": [*kept, "renamed_by_the_compiler"]}]}))
+    shutil.rmtree(tmp_path / "store")
+
+    asked = spec(options=Options(mdp_strategy="intersection", mdp_compiler_dump_path=str(dump)), device_group=stages)
+    said = json.loads((build(asked, mdp_compiler_dump_path=dump).documents() / "mdp_disagg_4d_2p.json").read_text())
+
+    listed = [stage.pop("nodeList") for stage in said["partitions"]]
+    assert [node for nodes in listed for node in nodes] == kept
+    assert all(
+        set(nodes) <= set(stage.pop("nodeList")) for nodes, stage in zip(listed, whole["partitions"], strict=True)
+    )
+    assert said == whole
+
+
+def test_a_dump_of_another_graph_is_refused(build: Callable[..., Build], tmp_path: Path) -> None:
+    dump = tmp_path / "dump.json"
+    dump.write_text('{"partitions": [{"nodeList": ["layers.0/Somebody_3"]}]}')
+    stages = DeviceGroupSpec(num_devices=2, mdp_num_partitions=2)
+    asked = spec(options=Options(mdp_strategy="intersection", mdp_compiler_dump_path=str(dump)), device_group=stages)
+
+    error = raised("backend.file", build(asked, mdp_compiler_dump_path=dump).documents)
+
+    assert "it has no node of Partition0" in error.message
 
 
 def test_partitions_of_a_users_own_come_along(build: Callable[..., Build], tmp_path: Path) -> None:

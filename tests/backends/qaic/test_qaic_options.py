@@ -87,6 +87,13 @@ def test_the_defaults_pass() -> None:
             "spec.conflict",
             "backend.mdp_load_partition_config",
         ),
+        ({"options": {"mdp_strategy": "intersection"}}, "spec.conflict", "backend.mdp_strategy"),
+        (
+            {"device_group": {"num_devices": 2, "mdp_num_partitions": 2}, "options": {"mdp_strategy": "intersection"}},
+            "spec.missing",
+            "backend.mdp_strategy",
+        ),
+        ({"options": {"mdp_compiler_dump_path": "a.json"}}, "spec.conflict", "backend.mdp_compiler_dump_path"),
         (
             {"specialization": {"num_speculative_tokens": (3,), "prefill_only": True}},
             "spec.conflict",
