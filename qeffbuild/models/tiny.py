@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from qeffbuild.errors import ModelError, QeffBuildError
-from qeffbuild.models.tasks import CAUSAL, CTC, GENERATING, SPEECH, classes, task_of_type, unsupported
+from qeffbuild.models.tasks import CAUSAL, CTC, GENERATING, IMAGE_TEXT, SPEECH, classes, task_of_type, unsupported
+from qeffbuild.models.tiny_images import write_tiny_seeing
 from qeffbuild.models.tiny_tasks import CHARACTERS, beyond_causal, write_features, write_processor
 
 # A small size -> the words that families have for what gets it. Heads of 16, eight of them, share four KV heads.
@@ -125,7 +126,6 @@ def tiny_config(model_type: str, vocab_size: int, end: int, task: str = CAUSAL) 
     if model_type not in classes(task) or model_type not in CONFIG_MAPPING:
         raise unsupported(model_type, f"model.model_type: unknown model_type {model_type!r:.60}")
     fixed = {"vocab_size": vocab_size, "bos_token_id": end, "eos_token_id": end}
-    fixed = {"vocab_size": vocab_size, "bos_token_id": end, "eos_token_id": end}
     whole = CONFIG_MAPPING[model_type]()
     if task != CAUSAL:
         return _shrink(type(whole), fixed, beyond_causal(whole, task, end), is_decoder=False)
@@ -147,6 +147,9 @@ def write_tiny(folder: Path, model_type: str, *, seed: int, tokenizer: Path, tas
     from qeffbuild.models.tokenizer import load_tokenizer
 
     does = task_of_type(model_type, task) or CAUSAL
+    if does == IMAGE_TEXT:
+        write_tiny_seeing(folder, model_type, seed=seed, tokenizer=tokenizer)
+        return
     words = load_tokenizer(tokenizer)
     size, end = (len(words), words.eos_token_id) if does != CTC else (len(CHARACTERS), 0)
     with torch.random.fork_rng(devices=[]):

@@ -6,11 +6,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import small_models
 
+from qeffbuild.backends.onnxruntime.session import open_session
 from qeffbuild.models.images import read_image
 from qeffbuild.models.processor import load_processor
+from qeffbuild.package import Package
 from qeffbuild.runtime.engine import Engine
 from qeffbuild.spec.types import DecodingSpec
 
@@ -78,3 +81,35 @@ def test_one_graph_for_vision_and_language_answers_as_two_do(
     assert [list(output.token_ids) for output in said.outputs] == greedy_by_transformers(
         folder_of("llava"), "llava", prompts, images
     )
+
+
+@pytest.mark.slow
+def test_weights_in_eight_bits_show_and_tell_nearly_the_same(
+    folder_of: Callable[[str], Path], built: Callable[..., Any], tmp_path: Path
+) -> None:
+    prompts, images = asked_of(folder_of("llava"), "llava", tmp_path)
+    whole = built("llava", "specialization.batch_size=2", "specialization.prefill_seq_len=8").package
+    small = built(
+        "llava", "specialization.batch_size=2", "specialization.prefill_seq_len=8", "quantization=int8"
+    ).package
+    processor = load_processor(folder_of("llava"), "llava")
+    pixels = processor(text=prompts[:1], images=[[read_image(images[0])]], return_tensors="np")["pixel_values"]
+
+    embedded = {package: look_at(package, pixels) for package in (whole, small)}
+    said = Engine.open(small).generate(prompts, DecodingSpec(max_new_tokens=1), list(map(str, images)))
+
+    error = np.abs(embedded[small] - embedded[whole]).max() / np.abs(embedded[whole]).max()
+    assert 0 < error < 0.02
+    expected = greedy_by_transformers(folder_of("llava"), "llava", prompts, images)
+    assert [output.token_ids[0] for output in said.outputs] == [tokens[0] for tokens in expected]
+    for graph in ("decoder", "vision"):
+        assert (small / f"{graph}.data").stat().st_size < 0.9 * (whole / f"{graph}.data").stat().st_size
+
+
+def look_at(package: Path, pixels: np.ndarray) -> np.ndarray:
+    """What the vision graph makes of pixels."""
+    opened = Package.open(package)
+    session = open_session(opened, threads=1)
+    inputs = {opened.signature("vision").inputs[0].name: pixels}
+    (made,) = session.run("vision", inputs, session.allocate("vision", 1, 1)).values()
+    return made
