@@ -48,6 +48,7 @@ class Options:
     allow_mxint8_mdp_io: bool = option(False, "aic: MXINT8 for what travels between devices")
     stats_level: int = option(10, "aic: how much the compiled program measures of itself", low=0, high=100)
     kv_cache_prefix: str | None = option(None, "aic: a suffix of letters and digits for the names of keys and values")
+    retain_full_kv: bool = option(False, "aic: keep the whole context in every layer, sliding windows included")
     config: str | None = option(None, "aic: a JSON file that overrides what the tools are told", place=True)
     sdk: str | None = option(
         None, "aic: the SDK's folder; null: QNN_SDK_ROOT, else /opt/qcom/aistack/qairt", place=True

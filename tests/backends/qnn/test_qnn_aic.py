@@ -14,6 +14,7 @@ from typing import Any
 import by_hand
 import pytest
 import small_decoder as small
+import yaml
 from by_hand import Build
 
 from qeffbuild.backends import qnn
@@ -165,6 +166,25 @@ def test_an_mxint8_cache_is_said_in_both_documents(tmp_path: Path) -> None:
     generator = json.loads((folder / "commands.json").read_text())[1]
     assert "DataType: uint8" in (folder / "custom_io_config.yaml").read_text()
     assert generator[generator.index("--data_format_config") + 1] == "qnn_data_format_config.json"
+
+
+def test_states_of_sliding_layers_are_as_long_as_their_window(tmp_path: Path) -> None:
+    made = Build(spec(options()), tmp_path / "steps")
+    said = json.loads((made.root / "export" / "io.json").read_text())
+    for state in said["states"]:
+        state["window"] = 8 if state["layer"] else None
+    (made.root / "export" / "io.json").write_text(json.dumps(said))
+
+    folder = made.up_to("render")
+
+    listed = (folder / "custom_io_config.yaml").read_text()
+    shapes = {
+        each["Name"]: each["Desired Model Parameters"]["Shape"]
+        for each in yaml.safe_load(listed)["Input Tensor Configuration"]
+    }
+    assert (shapes["past_key.0"], shapes["past_key.1"]) == ("(1, 2, 16, 8)", "(1, 2, 8, 8)")
+    sizes = [each["symbols"] for each in json.loads((folder / "specializations.json").read_text())["specializations"]]
+    assert {each["sliding_window"] for each in sizes} == {"8"}
 
 
 def test_both_tools_run_and_leave_a_package(root: Path, tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ def steps(spec: BuildSpec, graph: str) -> tuple[Step, ...]:
 
 def _lower(spec: BuildSpec, graph: str) -> Step:
     shapes = spec.specialization
+    # Rejected drafts would have overwritten what a ring still has to show.
+    keeps_full = spec.backend.options.retain_full_kv or bool(shapes.num_speculative_tokens)
     return Step(
         name="lower",
         action=f"{_SHARED}.lower",
@@ -32,12 +34,14 @@ def _lower(spec: BuildSpec, graph: str) -> Step:
             "comp_ctx_lengths": bool(shapes.comp_ctx_lengths_prefill or shapes.comp_ctx_lengths_decode),
             "num_logits_to_keep": bool(shapes.num_speculative_tokens),
             "kv_cache_prefix": spec.backend.options.kv_cache_prefix,
+            "rings_below": None if keeps_full else shapes.ctx_len,
         },
         reads={
             "continuous_batching": "specialization.continuous_batching",
             "comp_ctx_lengths": "specialization.comp_ctx_lengths_prefill",
             "num_logits_to_keep": "specialization.num_speculative_tokens",
             "kv_cache_prefix": "backend.kv_cache_prefix",
+            "rings_below": "specialization.ctx_len",
         },
         inputs={"graph": graph},
         code=(
