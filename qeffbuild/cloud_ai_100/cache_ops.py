@@ -17,55 +17,42 @@ NOWHERE = (1 << 31) - 1  # the position whose write the device drops
 _HEAD = '<opset_import: ["" : 17], domain: "com.qualcomm.cloud">'
 
 # Each index counts along one axis of [B, H, S, 1] (or [B, H, L, 1]) and is the same along the others.
-_SCATTER = """
-CtxScatter (data, position_ids, updates) => (result) {
+_NUMBERS = """
     zero = Constant <value_int = 0> ()
     one = Constant <value_int = 1> ()
-    ones = Constant <value_ints = [1]> ()
-    rows = Shape <start = 0, end = 1> (position_ids)
-    heads = Shape <start = 1, end = 2> (data)
-    tokens = Shape <start = 1, end = 2> (position_ids)
-    shape = Concat <axis = 0> (rows, heads, tokens, ones)
+    ones = Constant <value_ints = [1]> ()"""
+_ROW = """
     row_count = Squeeze (rows)
     row_numbers = Range (zero, row_count, one)
     after_row = Constant <value_ints = [1, 2, 3]> ()
     row_column = Unsqueeze (row_numbers, after_row)
-    row = Expand (row_column, shape)
+    row = Expand (row_column, shape)"""
+_ROW_OF_SLOT = """
+    after_row = Constant <value_ints = [2, 3]> ()
+    row_column = Unsqueeze (batch_index, after_row)
+    row = Expand (row_column, shape)"""
+_COLUMN_OF_HEAD = """
     head_count = Squeeze (heads)
     head_numbers = Range (zero, head_count, one)
     around_head = Constant <value_ints = [0, 2, 3]> ()
     head_column = Unsqueeze (head_numbers, around_head)
-    head = Expand (head_column, shape)
-    around_token = Constant <value_ints = [1, 3]> ()
-    slot_column = Unsqueeze (position_ids, around_token)
-    slot = Expand (slot_column, shape)
-    index = Concat <axis = 3> (row, head, slot)
-    result = ScatterND (data, index, updates)
-}"""
+    head = Expand (head_column, shape)"""
 
-_SCATTER_CB = """
-CtxScatterCB (data, batch_index, position_ids, updates) => (result) {
-    zero = Constant <value_int = 0> ()
-    one = Constant <value_int = 1> ()
-    ones = Constant <value_ints = [1]> ()
+
+def _scatter(name: str, arguments: str, row: str) -> str:
+    return f"""
+{name} ({arguments}) => (result) {{{_NUMBERS}
     rows = Shape <start = 0, end = 1> (position_ids)
     heads = Shape <start = 1, end = 2> (data)
     tokens = Shape <start = 1, end = 2> (position_ids)
-    shape = Concat <axis = 0> (rows, heads, tokens, ones)
-    after_row = Constant <value_ints = [2, 3]> ()
-    row_column = Unsqueeze (batch_index, after_row)
-    row = Expand (row_column, shape)
-    head_count = Squeeze (heads)
-    head_numbers = Range (zero, head_count, one)
-    around_head = Constant <value_ints = [0, 2, 3]> ()
-    head_column = Unsqueeze (head_numbers, around_head)
-    head = Expand (head_column, shape)
+    shape = Concat <axis = 0> (rows, heads, tokens, ones){row}{_COLUMN_OF_HEAD}
     around_token = Constant <value_ints = [1, 3]> ()
     slot_column = Unsqueeze (position_ids, around_token)
     slot = Expand (slot_column, shape)
     index = Concat <axis = 3> (row, head, slot)
     result = ScatterND (data, index, updates)
-}"""
+}}"""
+
 
 _GATHER = """
 CtxGather (data, ctx_indices, comp_ctx_len) => (result) {
@@ -77,31 +64,25 @@ CtxGather (data, ctx_indices, comp_ctx_len) => (result) {
     result = GatherND <batch_dims = 2> (data, index)
 }"""
 
-_GATHER_CB = """
-CtxGatherCB (data, batch_index, ctx_indices, comp_ctx_len) => (result) {
-    zero = Constant <value_int = 0> ()
-    one = Constant <value_int = 1> ()
-    ones = Constant <value_ints = [1]> ()
+_GATHER_CB = f"""
+CtxGatherCB (data, batch_index, ctx_indices, comp_ctx_len) => (result) {{{_NUMBERS}
     rows = Shape <start = 0, end = 1> (batch_index)
     heads = Shape <start = 1, end = 2> (data)
     slots = Shape <start = 2, end = 3> (ctx_indices)
-    shape = Concat <axis = 0> (rows, heads, slots, ones)
-    after_row = Constant <value_ints = [2, 3]> ()
-    row_column = Unsqueeze (batch_index, after_row)
-    row = Expand (row_column, shape)
-    head_count = Squeeze (heads)
-    head_numbers = Range (zero, head_count, one)
-    around_head = Constant <value_ints = [0, 2, 3]> ()
-    head_column = Unsqueeze (head_numbers, around_head)
-    head = Expand (head_column, shape)
+    shape = Concat <axis = 0> (rows, heads, slots, ones){_ROW_OF_SLOT}{_COLUMN_OF_HEAD}
     last = Constant <value_ints = [3]> ()
     slot_column = Unsqueeze (ctx_indices, last)
     slot = Expand (slot_column, shape)
     index = Concat <axis = 3> (row, head, slot)
     result = GatherND (data, index)
-}"""
+}}"""
 
-_TEXTS = {"CtxScatter": _SCATTER, "CtxScatterCB": _SCATTER_CB, "CtxGather": _GATHER, "CtxGatherCB": _GATHER_CB}
+_TEXTS = {
+    "CtxScatter": _scatter("CtxScatter", "data, position_ids, updates", _ROW),
+    "CtxScatterCB": _scatter("CtxScatterCB", "data, batch_index, position_ids, updates", _ROW_OF_SLOT),
+    "CtxGather": _GATHER,
+    "CtxGatherCB": _GATHER_CB,
+}
 
 
 def add_functions(model: ir.Model) -> None:
