@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple
 
 Goal = Literal["export", "render", "compile", "package"]
@@ -16,6 +16,11 @@ class Leaf(NamedTuple):
 
     name: str
     path: str
+
+
+def params_of(value: Any) -> dict[str, Any]:
+    """A dataclass as parameters of a step: JSON values, equal to what a record of them holds."""
+    return {name: list(item) if isinstance(item, tuple) else item for name, item in asdict(value).items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from qeffbuild import quantizers
 from qeffbuild.plan.resolve import model_leaves
-from qeffbuild.plan.types import Step
+from qeffbuild.plan.types import Step, params_of
 from qeffbuild.spec.types import BuildSpec
 
 _SESSION = "qeffbuild.backends.onnxruntime.session"  # packaging ends with a run in it
@@ -64,7 +64,7 @@ def _lower(spec: BuildSpec, name: str, graph: str) -> Step:
 
 
 def _package(spec: BuildSpec, graph: str, quantized: bool) -> Step:
-    shapes = {name: _plain(value) for name, value in asdict(spec.specialization).items()}
+    shapes = params_of(spec.specialization)
     params: dict[str, Any] = {
         "backend": "onnxruntime",
         "session": _SESSION,
@@ -100,7 +100,3 @@ def _package(spec: BuildSpec, graph: str, quantized: bool) -> Step:
         ),
         tools=(*_GRAPH_TOOLS, "tokenizers", "transformers"),
     )
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value

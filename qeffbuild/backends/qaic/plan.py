@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from qeffbuild.backends.qaic.command import COMPILER, COMPILER_ENV
 from qeffbuild.cloud_ai_100.requests import is_continuous
 from qeffbuild.paths import resource_dir
 from qeffbuild.plan.resolve import model_leaves
-from qeffbuild.plan.types import Leaf, Step
+from qeffbuild.plan.types import Leaf, Step, params_of
 from qeffbuild.spec.types import BuildSpec
 
 _ROOM = "qeffbuild.backends.qaic"
@@ -62,10 +61,10 @@ def _lower(spec: BuildSpec, graph: str) -> Step:
 
 def _render(spec: BuildSpec, graph: str) -> Step:
     options = spec.backend.options
-    said = {name: _plain(value) for name, value in asdict(options).items() if name not in _PLACES}
+    said = {name: value for name, value in params_of(options).items() if name not in _PLACES}
     params: dict[str, Any] = {
         "options": said,
-        "specialization": _shapes(spec),
+        "specialization": params_of(spec.specialization),
         "continuous_batching": is_continuous(spec),
         "mxfp6_matmul": spec.quantization.mxfp6_matmul,
         "mxint8_kv_cache": spec.quantization.mxint8_kv_cache,
@@ -140,7 +139,7 @@ def _compile(spec: BuildSpec, graph: str) -> Step:
 def _package(spec: BuildSpec) -> Step:
     params = {
         "task": spec.model.task,
-        "specialization": _shapes(spec),
+        "specialization": params_of(spec.specialization),
         "mxfp6_matmul": spec.quantization.mxfp6_matmul,
         "mxint8_kv_cache": spec.quantization.mxint8_kv_cache,
         "num_devices": spec.device_group.size,
@@ -168,14 +167,6 @@ def _package(spec: BuildSpec) -> Step:
         ),
         tools=("tokenizers", "transformers"),
     )
-
-
-def _shapes(spec: BuildSpec) -> dict[str, Any]:
-    return {name: _plain(value) for name, value in asdict(spec.specialization).items()}
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _rooms(*names: str) -> tuple[str, ...]:

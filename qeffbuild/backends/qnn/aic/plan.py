@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from qeffbuild.backends.qnn.aic.sdk import BACKEND, CONVERTER, DEFAULT_SDK, EXTENSIONS, GENERATOR, SDK_ENV
 from qeffbuild.cloud_ai_100.requests import is_continuous
 from qeffbuild.paths import resource_dir
 from qeffbuild.plan.resolve import model_leaves
-from qeffbuild.plan.types import Leaf, Step
+from qeffbuild.plan.types import Leaf, Step, params_of
 from qeffbuild.spec.types import BuildSpec
 
 _ROOM = "qeffbuild.backends.qnn.aic"
@@ -59,7 +58,7 @@ def _render(spec: BuildSpec, graph: str) -> Step:
     params: dict[str, Any] = {
         "options": {name: getattr(options, name) for name in _TOLD},
         "sdk": options.sdk,  # the documents say where its libraries are
-        "specialization": _shapes(spec),
+        "specialization": params_of(spec.specialization),
         "continuous_batching": is_continuous(spec),
         **_quantization(spec),
         "num_devices": spec.device_group.size,
@@ -122,7 +121,7 @@ def _package(spec: BuildSpec) -> Step:
     params = {
         "backend": "qnn",
         "target": "aic",
-        "specialization": _shapes(spec),
+        "specialization": params_of(spec.specialization),
         **_quantization(spec),
         "num_devices": spec.device_group.size,
     }
@@ -151,11 +150,6 @@ def _package(spec: BuildSpec) -> Step:
 def _quantization(spec: BuildSpec) -> dict[str, bool]:
     asked = spec.quantization
     return {"mxfp6_matmul": asked.mxfp6_matmul, "mxint8_kv_cache": asked.mxint8_kv_cache}
-
-
-def _shapes(spec: BuildSpec) -> dict[str, Any]:
-    shapes = asdict(spec.specialization)
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in shapes.items()}
 
 
 def _rooms(*names: str) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from qeffbuild import quantizers
@@ -10,7 +9,7 @@ from qeffbuild.backends.qnn.htp.chips import ARCHITECTURE
 from qeffbuild.backends.qnn.htp.requests import rows_of
 from qeffbuild.backends.qnn.htp.wheel import DISTRIBUTION
 from qeffbuild.plan.resolve import model_leaves
-from qeffbuild.plan.types import Leaf, Step
+from qeffbuild.plan.types import Leaf, Step, params_of
 from qeffbuild.spec.types import BuildSpec
 
 _ROOM = "qeffbuild.backends.qnn.htp"
@@ -98,7 +97,7 @@ def _compile(spec: BuildSpec, graph: str, group: list[dict[str, Any]]) -> Step:
 
 
 def _package(spec: BuildSpec, compiles: tuple[Step, ...]) -> Step:
-    shapes = {name: _plain(value) for name, value in asdict(spec.specialization).items()}
+    shapes = params_of(spec.specialization)
     options = spec.backend.options
     params = {
         "backend": "qnn",
@@ -141,7 +140,3 @@ def _package(spec: BuildSpec, compiles: tuple[Step, ...]) -> Step:
 
 def _rooms(*names: str) -> tuple[str, ...]:
     return tuple(f"{_ROOM}.{name}" for name in names)
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
