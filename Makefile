@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick check lint format golden docs coverage faults bench wheel clean
+.PHONY: help setup demo test quick long check lint format golden docs coverage faults bench wheel clean
 
 help: ## what can be made here
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ test: $(READY) ## every test but the minutes-long suites
 
 quick: $(READY) ## the tests that take seconds
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not long and not slow'
+
+long: $(READY) ## the suites that take minutes: every family, every task (nightly)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m long --deselect tests/coverage
 
 lint: $(READY) ## style and types
 	$(BIN)/ruff check .

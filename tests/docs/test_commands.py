@@ -20,7 +20,7 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").g
 
 # Run by other means: the suite itself, what it is part of, and what takes minutes.
 ELSEWHERE = re.compile(
-    r"make (test|check|quick|faults|bench|setup|coverage|clean|docs|golden|format)\b|git clone|cd qeffbuild|pip install|pre-commit|python benchmarks/"
+    r"make (test|check|quick|long|faults|bench|setup|coverage|clean|docs|golden|format)\b|git clone|cd qeffbuild|pip install|pre-commit|python benchmarks/"
 )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_families import DECODED, FAMILIES, ROWS, TOLERANCE, relative_error
+from test_families import DECODED, FAMILIES, ROWS, TOLERANCE, cases, relative_error
 
 from qeffbuild.backends.onnxruntime.lower import lower
 from qeffbuild.backends.onnxruntime.session import open_session
@@ -29,10 +29,9 @@ FUSED = {
     "mpt": {"Gelu": 6, "SkipLayerNormalization": 12},
 }
 QUICK = ("llama", "gemma2", "phi")  # one plain, one with windows and caps, one that turns a part of each head
-CASES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
 
 
-@pytest.mark.parametrize("model_type", CASES)
+@pytest.mark.parametrize("model_type", cases(QUICK))
 def test_a_lowered_model_says_what_pytorch_says(exported, tmp_path, model_type):
     made = exported(model_type, **FAMILIES[model_type])
     rows = [[*row, *DECODED] for row in ROWS]

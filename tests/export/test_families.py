@@ -5,6 +5,8 @@ Each has three layers of every kind, of which one is traced; the others are copi
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -47,10 +49,22 @@ DECODED = [101, 35, 222, 60, 143, 12]
 
 # One plain family, one without attention interface, one with two kinds of layer, one with experts.
 QUICK = ("llama", "falcon", "gemma2", "qwen3_moe")
-CASES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
+# A dozen stand for all: what is left out here has the form of one of them, and is run by `make long`.
+DOZEN = (
+    *QUICK,
+    *("gpt2", "gpt_bigcode", "mpt", "gemma3_text", "phi3", "qwen3", "granitemoe", "gpt_oss"),
+)
 
 
-@pytest.mark.parametrize("model_type", CASES)
+def cases(quick: tuple[str, ...]) -> list[Any]:
+    """Every family, marked by how long one waits for it."""
+    marks = {
+        name: [] if name in quick else [pytest.mark.slow] if name in DOZEN else [pytest.mark.long] for name in FAMILIES
+    }
+    return [pytest.param(name, marks=marks[name]) for name in FAMILIES]
+
+
+@pytest.mark.parametrize("model_type", cases(QUICK))
 def test_an_exported_model_says_what_pytorch_says(exported, model_type):
     made = exported(model_type, **FAMILIES[model_type])
     rows = [[*row, *DECODED] for row in ROWS]
