@@ -10,6 +10,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass
 
 from qeffbuild.cloud_ai_100.cache_ops import DOMAIN, NOWHERE, add_functions
+from qeffbuild.cloud_ai_100.carried import check_states, is_carried, one_turn, with_heads
 from qeffbuild.cloud_ai_100.functions import outline_layers
 from qeffbuild.cloud_ai_100.layers import name_nodes
 from qeffbuild.cloud_ai_100.lower_reader import lower_reader
@@ -41,6 +42,7 @@ class Form:
     num_logits_to_keep: bool = False
     kv_cache_prefix: str | None = None
     sub_functions: bool = False  # a function per kind of decoder layer
+    one_token: bool = False  # every run is of one token, so that loops over tokens have one turn
     rings_below: int | None = None  # states of layers whose window is shorter than this are as long as the window
 
 
@@ -71,8 +73,10 @@ def lower(model: ir.Model, signature: IoSignature, form: Form) -> IoSignature:
     """Rewrites `model`; its inputs and outputs from now on."""
     InlinePass()(model)
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    _check_states(signature.states)
-    signature = with_rings(signature, form.rings_below)
+    check_states(signature.states, one_token=form.one_token)
+    if form.one_token:
+        one_turn(model.graph)
+    signature = with_rings(with_heads(model.graph, signature), form.rings_below)
     share_tied_head(model.graph)
     lowering = _Lowering(model.graph, signature, form)
     lowering.choose_logits()
@@ -133,6 +137,8 @@ class _Lowering:
 
     def rewrite_cache(self) -> None:
         """Writes by CtxScatter, reads by CtxGather, in their forms with a slot per row where rows come and go."""
+        if not any(is_whole(state) for state in self.signature.states):
+            return  # nothing but states that every token replaces
         by_output = {state.output: state for state in self.signature.states}
         scatters = symbolic(self.graph, SCATTER)
         whole = next(self.inputs[state.name] for state in self.signature.states if is_whole(state))
@@ -159,17 +165,17 @@ class _Lowering:
                     targets[positions] = self._targets(positions)
                 written = self._written(cache, targets[positions], updates)
                 read = self._read(written, indices, length)
-            if state.kind == "value":  # 0 times whatever memory held is not 0 when it held NaN
+            if state.kind != "key":  # 0 times whatever memory held is not 0 when it held NaN
                 zero = self.emit("CastLike", np.array(0, np.float32), written)
                 read = self.emit("Where", is_unwritten, zero, read)
             self._replace(node, written, read)
             self.emit.place(node)
 
     def choose_rows(self) -> None:
-        """States of one entry per row are read and written in the slots of this run's rows, where those come and go."""
+        """States that are replaced whole are read and written in the slots of this run's rows, if those come and go."""
         outputs = {value.name: value for value in self.graph.outputs}
         for state in self.signature.states:
-            if state.kind != "buffer" or self.batch_index is None:
+            if not is_carried(state) or self.batch_index is None:
                 continue
             whole, made = self.inputs[state.name], outputs[state.output]
             slots = self.emit("Squeeze", self.batch_index, [1])
@@ -179,7 +185,7 @@ class _Lowering:
             maker = rows.producer()
             assert maker is not None
             maker.replace_input_with(0, whole)
-            self.emit.place(self.first)
+            self.emit.place(self.graph[0])
             kept = self.emit("ScatterND", whole, self.batch_index, made)
             kept.shape, kept.type = whole.shape, whole.type
             self.graph.outputs[list(self.graph.outputs).index(made)] = kept
@@ -258,14 +264,6 @@ class _Lowering:
         written.name, old.name = old.name, f"{old.name}.neutral"
 
 
-def _check_states(states: Iterable[State]) -> None:
-    for state in states:
-        if state.kind in ("adapter", "buffer"):
-            continue
-        if not state.positional or len(state.axes) != 4 or state.kind not in ("key", "value"):
-            raise _unsupported(f"state {state.name} is not a cache of keys or values")
-
-
 def _signature(neutral: IoSignature, form: Form) -> IoSignature:
     said = {tensor.name: tensor for tensor in neutral.inputs}
     inputs = [said["input_ids"], said["position_ids"]]
@@ -288,7 +286,7 @@ def _signature(neutral: IoSignature, form: Form) -> IoSignature:
 def _state(state: State, form: Form) -> State:
     if state.kind == "adapter":
         return state
-    if state.kind == "buffer":
+    if is_carried(state):
         rows = "full_batch_size" if form.continuous_batching else "batch_size"
         return replace(state, axes=(rows, *state.axes[1:]))
     name = state.name if form.kv_cache_prefix is None else f"{state.name}_{form.kv_cache_prefix}"

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-HEADS, KV_HEADS, EXPERTS, WORDS, WIDTH, WINDOW = 4, 2, 4, 256, 64, 8
+HEADS, KV_HEADS, EXPERTS, WORDS, WIDTH, WINDOW, POSITIONS = 4, 2, 4, 256, 64, 8, 64
 MOST_PARAMETERS = 60_000_000
 
 # Each family has its own words for the same size; transformers maps some of them onto one another, not all.
@@ -31,6 +31,8 @@ INNER_NAMES = (
 )
 EXPERT_NAMES = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 CHOSEN_NAMES = ("num_experts_per_tok", "moe_topk", "moe_k", "num_experts_per_token", "experts_per_token")
+POSITION_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx")
+EXPERT_GROUP_NAMES, CHOSEN_GROUP_NAMES = ("n_group", "num_expert_group"), ("topk_group", "topk_expert_group")
 WINDOW_NAMES = ("sliding_window", "attention_chunk_size", "local_attention")
 # Of state-space layers: heads, width of a head, inner width as a multiple of the hidden size or by itself, groups.
 INNER_HEAD_NAMES = ("mamba_n_heads", "n_mamba_heads", "mamba_num_heads", "num_heads")
@@ -45,8 +47,11 @@ def candidates(said: Mapping[str, Any], full: Any) -> Iterator[dict[str, Any]]:
     yield small(said, full)
     fewer = copy.deepcopy(dict(said))
     _fewer_layers(fewer, full)
+    _room(fewer, full)
     yield fewer
-    yield dict(said)
+    same = copy.deepcopy(dict(said))
+    _room(same, full)
+    yield same
 
 
 def small(said: Mapping[str, Any], full: Any) -> dict[str, Any]:
@@ -56,12 +61,14 @@ def small(said: Mapping[str, Any], full: Any) -> dict[str, Any]:
     _fewer_heads(config, full)
     _fewer_inner_heads(config, full)
     _one_answer(config, full)
+    _room(config, full)
     for name in INNER_NAMES:
         _at_most(config, full, name, WIDTH)
     for name in EXPERT_NAMES:
         _at_most(config, full, name, EXPERTS)
     for name in CHOSEN_NAMES:
         _at_most(config, full, name, 2)
+    _fewer_groups(config, full)
     for name in WINDOW_NAMES:
         _at_most(config, full, name, WINDOW)
     _at_most(config, full, "vocab_size", WORDS)
@@ -141,6 +148,17 @@ def _fewer_heads(config: dict[str, Any], full: Any) -> None:
     config[hidden_name] = width // count * config[head_name]
 
 
+def _fewer_groups(config: dict[str, Any], full: Any) -> None:
+    """Two groups of four experts, where they are chosen by groups, of which all count or one."""
+    groups, experts = _size(full, EXPERT_GROUP_NAMES), _size(full, EXPERT_NAMES)
+    if groups is None or groups[1] < 2 or experts is None:
+        return
+    config[groups[0]], config[experts[0]] = 2, min(experts[1], 2 * EXPERTS)
+    chosen = _size(full, CHOSEN_GROUP_NAMES)
+    if chosen is not None:
+        config[chosen[0]] = 2 if chosen[1] == groups[1] else 1
+
+
 def _fewer_inner_heads(config: dict[str, Any], full: Any) -> None:
     """As many heads of a state-space layer as its inner width has room for, now that it is smaller."""
     hidden, expand = _size(full, HIDDEN_NAMES), _size(full, EXPAND_NAMES)
@@ -168,4 +186,12 @@ def _one_answer(config: dict[str, Any], full: Any) -> None:
     if isinstance(getattr(full, "time_step_min", None), float):
         config["time_step_min"] = min(full.time_step_min, 1e-6)
     if "dynamic" in str(getattr(full, "rope_parameters", None)):
-        config["max_position_embeddings"] = max(full.max_position_embeddings, 64)
+        config["max_position_embeddings"] = max(full.max_position_embeddings, POSITIONS)
+
+
+def _room(config: dict[str, Any], full: Any) -> None:
+    """Positions enough for the texts of the check, where a model has fewer."""
+    for name in POSITION_NAMES:
+        value = _said(full, name)
+        if isinstance(value, int) and not _is_property(full, name) and name not in type(full).attribute_map:
+            config[name] = max(value, POSITIONS)

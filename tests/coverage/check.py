@@ -156,13 +156,16 @@ def _cached(model: Any, prompt: Sequence[int], decoded: Sequence[int]) -> np.nda
 
 
 def _lowered_for_qaic(folder: Path, signature: IoSignature) -> str:
-    try:
-        lower_qaic(load_graph(folder / "graph.onnx"), signature, Form())
-    except QeffBuildError as problem:
-        return problem.message
-    except Exception as problem:
-        return f"{type(problem).__name__}: {problem}"[:200]
-    return ""
+    """Nothing where the graph has the compiler's form, "one token" where it has it for runs of one, else why not."""
+    for form, said in ((Form(), ""), (Form(one_token=True), "one token")):
+        try:
+            lower_qaic(load_graph(folder / "graph.onnx"), signature, form)
+            return said
+        except QeffBuildError as problem:
+            why = problem.message
+        except Exception as problem:
+            why = f"{type(problem).__name__}: {problem}"[:200]
+    return why
 
 
 class Runner(Protocol):

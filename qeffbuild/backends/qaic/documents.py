@@ -35,8 +35,13 @@ def state_precision(dtype: Dtype, *, mxint8: bool) -> str | None:
 
 
 def custom_io_yaml(signature: IoSignature, precision: str, own: Path | None = None) -> str:
-    """Each state's input, then its output, in the graph's order; with adapters, all inputs, then all outputs."""
+    """Each state's input, then its output, in the graph's order; with adapters, all inputs, then all outputs.
+
+    What a recurrence carries has no form of 8 bits: then it stays as it is.
+    """
     states = [state for state in signature.states if state.kind != "buffer"]  # whose numbers are no floats
+    if precision == "mxint8":
+        states = [state for state in states if state.positional or state.kind == "adapter"]
     tensors = [name for state in states for name in (state.name, state.output)]
     if any(state.kind == "adapter" for state in states):
         tensors = [*(state.name for state in states), *(state.output for state in states)]

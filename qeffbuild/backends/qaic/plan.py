@@ -34,6 +34,7 @@ def _lower(spec: BuildSpec, graph: str) -> Step:
         "num_logits_to_keep": bool(shapes.num_speculative_tokens),
         "kv_cache_prefix": spec.backend.options.kv_cache_prefix,
         "sub_functions": spec.backend.options.sub_functions,
+        "one_token": shapes.prefill_seq_len == 1 and not shapes.num_speculative_tokens,
         "rings_below": None if keeps_full else shapes.ctx_len,
     }
     return Step(
@@ -46,6 +47,7 @@ def _lower(spec: BuildSpec, graph: str) -> Step:
             "num_logits_to_keep": "specialization.num_speculative_tokens",
             "kv_cache_prefix": "backend.kv_cache_prefix",
             "sub_functions": "backend.sub_functions",
+            "one_token": "specialization.prefill_seq_len",
             "rings_below": "specialization.ctx_len",
         },
         inputs={"graph": graph},
@@ -53,7 +55,17 @@ def _lower(spec: BuildSpec, graph: str) -> Step:
             "qeffbuild.graph",
             "qeffbuild.graphs",
             "qeffbuild.signature",
-            *_shared("cache_ops", "functions", "layers", "lower_reader", "merge_speech", "norms", "opset17", "rings"),
+            *_shared(
+                "cache_ops",
+                "carried",
+                "functions",
+                "layers",
+                "lower_reader",
+                "merge_speech",
+                "norms",
+                "opset17",
+                "rings",
+            ),
         ),
         tools=_GRAPH_TOOLS,
     )

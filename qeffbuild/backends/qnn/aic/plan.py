@@ -34,6 +34,7 @@ def _lower(spec: BuildSpec, graph: str) -> Step:
             "num_logits_to_keep": bool(shapes.num_speculative_tokens),
             "kv_cache_prefix": spec.backend.options.kv_cache_prefix,
             "rings_below": None if keeps_full else shapes.ctx_len,
+            "one_token": shapes.prefill_seq_len == 1 and not shapes.num_speculative_tokens,
         },
         reads={
             "continuous_batching": "specialization.continuous_batching",
@@ -41,13 +42,14 @@ def _lower(spec: BuildSpec, graph: str) -> Step:
             "num_logits_to_keep": "specialization.num_speculative_tokens",
             "kv_cache_prefix": "backend.kv_cache_prefix",
             "rings_below": "specialization.ctx_len",
+            "one_token": "specialization.prefill_seq_len",
         },
         inputs={"graph": graph},
         code=(
             "qeffbuild.graph",
             "qeffbuild.graphs",
             "qeffbuild.signature",
-            *_shared("cache_ops", "functions", "layers", "norms", "opset17", "rings"),
+            *_shared("cache_ops", "carried", "functions", "layers", "norms", "opset17", "rings"),
         ),
         tools=_GRAPH_TOOLS,
     )

@@ -1,0 +1,97 @@
+"""States that are no keys and values: retained like these where every run is of one token, else refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from played_device import ANSWER, Device, generate
+
+from qeffbuild.actions import export as export_action
+from qeffbuild.actions import fetch as fetch_action
+from qeffbuild.cloud_ai_100.lower import Form, lower
+from qeffbuild.errors import ModelError
+from qeffbuild.executor.work import Work
+from qeffbuild.graph.files import load_graph
+from qeffbuild.graph.hoist import BEGIN, END, is_mark
+from qeffbuild.graph.weights import Folder, Weights
+from qeffbuild.graph.write import write_weights
+from qeffbuild.signature import IoSignature
+
+PROMPTS = ([3, 1, 4, 1, 5, 9, 2], [27, 18], [11, 12, 13, 14, 15])
+CONTINUOUS = {"batch_index": np.array([[4], [0], [2]])}
+# Family, its form, slots, tokens of a chunk, further inputs, and the kinds of its states.
+EACH = {
+    "convolutions beside attention": ("lfm2", Form(one_token=True), 3, 1, {}, {"conv", "key", "value"}),
+    "rows that come and go": ("lfm2", Form(one_token=True, continuous_batching=True), 5, 1, CONTINUOUS, None),
+    "no attention at all": ("mamba", Form(one_token=True), 3, 1, {}, {"conv", "recurrent"}),
+    "the keys of an indexer": ("deepseek_v32", Form(), 3, 3, {}, {"indexer_keys", "key", "value"}),
+}
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """exported(model_type) -> folders of fetch and export for a tiny random model, made once."""
+    made: dict[str, tuple[Path, Path]] = {}
+
+    def once(model_type: str) -> tuple[Path, Path]:
+        if model_type not in made:
+            root = tmp_path_factory.mktemp(model_type)
+            fetch, export = root / "fetch", root / "export"
+            fetch.mkdir()
+            export.mkdir()
+            tiny = {"scale": "tiny", "model_type": model_type, "seed": 0}
+            fetch_action.run(Work(name="fetch", params=tiny, inputs={}, leaves={}, out=fetch))
+            asked = {"dtype": "float32", "task": "causal-lm", "trust_remote_code": False}
+            export_action.run(Work(name="export", params=asked, inputs={"model": fetch}, leaves={}, out=export))
+            made[model_type] = fetch, export
+        return made[model_type]
+
+    return once
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", EACH)
+def test_what_is_carried_from_token_to_token_stays_on_the_device(exported, case, tmp_path):
+    model_type, form, rows, chunk, more, kinds = EACH[case]
+    fetch, export = exported(model_type)
+    model = load_graph(export / "graph.onnx")
+    signature = lower(model, IoSignature.load(export / "io.json"), form)
+
+    assert not any(is_mark(node, BEGIN | END) for node in model.graph)
+    assert kinds in (None, {state.kind for state in signature.states})
+    assert {state.output for state in signature.states} <= {value.name for value in model.graph.outputs}
+    write_weights(model, Weights(Folder(export), Folder(fetch / "model", is_checkpoint=True)), tmp_path / "graph.data")
+    device = Device(model, signature, rows, tmp_path)
+    assert generate(device, PROMPTS, chunk, **more) == [greedy(fetch, prompt) for prompt in PROMPTS]
+
+
+def greedy(fetch: Path, prompt: list[int]) -> list[int]:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(fetch / "model", dtype=torch.float32).eval()
+    ids = list(prompt)
+    with torch.no_grad():
+        for _ in range(ANSWER):
+            ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+    return ids[len(prompt) :]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model_type", "found", "move"),
+    [
+        ("lfm2", "past_conv.0 passes from token to token by a loop", "specialization.prefill_seq_len=1"),
+        ("openai-gpt", "past_token.0 is the text itself", "backend=onnxruntime"),
+    ],
+)
+def test_a_form_that_the_compiler_does_not_have_is_named(exported, model_type, found, move):
+    _, export = exported(model_type)
+
+    with pytest.raises(ModelError) as raised:
+        lower(load_graph(export / "graph.onnx"), IoSignature.load(export / "io.json"), Form())
+
+    assert (raised.value.kind, found in raised.value.message) == ("onnx.unsupported", True)
+    assert move in str(raised.value.hint)
