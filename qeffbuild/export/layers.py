@@ -20,7 +20,7 @@ from torch import nn
 from qeffbuild.export.states import StateSpec
 
 SCOPES = "pkg.torch.onnx.name_scopes"
-NUMBERS = frozenset({"layer_idx", "layer_id", "layer_number", "training"})
+NUMBERS = frozenset({"layer_idx", "layer_id", "layer_number", "seed", "training"})
 
 
 class NotAlike(Exception):
@@ -66,10 +66,12 @@ def plan(model: Any, within: str = "", first: int = 1) -> Layers:
 
 
 def _stack(model: nn.Module, within: str) -> tuple[str, nn.ModuleList]:
-    """The longest list of modules of few classes is the stack of decoder layers."""
+    """The longest list of modules of few classes is the stack of decoder layers; lists inside of lists are parts."""
     parts = ((name, module) for name, module in model.named_modules() if name.startswith(within))
     lists = [(name, module) for name, module in parts if isinstance(module, nn.ModuleList)]
-    stacks = [(name, module) for name, module in lists if len(module) > 1 and len({type(m) for m in module}) <= 3]
+    inner = {name for outer, _ in lists for name, _ in lists if name.startswith(f"{outer}.")}
+    several = [(name, module) for name, module in lists if name not in inner and len(module) > 1]
+    stacks = [(name, module) for name, module in several if len({type(m) for m in module}) <= 3]
     if not stacks:
         raise NotAlike("the model has no list of layers")
     return max(stacks, key=lambda item: len(item[1]))

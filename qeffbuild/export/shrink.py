@@ -17,13 +17,22 @@ MOST_PARAMETERS = 60_000_000
 
 # Each family has its own words for the same size; transformers maps some of them onto one another, not all.
 LAYER_NAMES = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_blocks", "num_decoder_layers")
+SIDE_NAMES = ("encoder_layers", "decoder_layers")
+# Every so many layers one is of another kind, from this one on; before this one all are dense.
+PERIOD_NAMES = ("attn_layer_period", "expert_layer_period", "decoder_sparse_step", "interleave_moe_layer_step")
+FIRST_NAMES = ("attn_layer_offset", "expert_layer_offset", "first_k_dense_replace", "moe_layer_start_index")
+BY_LAYER, SHARED = "per_layer_config", "num_kv_shared_layers"  # the last layers read keys and values of earlier ones
+LIST_WORDS = ("layer", "indices", "idxs")
 HEAD_NAMES = ("num_attention_heads", "n_head", "n_heads", "num_heads")
+SIDE_HEAD_NAMES = ("encoder_attention_heads", "decoder_attention_heads")
 KV_HEAD_NAMES = ("num_key_value_heads", "num_kv_heads", "n_kv_heads", "multi_query_group_num")
 HIDDEN_NAMES = ("hidden_size", "n_embd", "d_model", "dim")
 INNER_NAMES = (
     "intermediate_size",
     "n_inner",
     "ffn_dim",
+    "encoder_ffn_dim",
+    "decoder_ffn_dim",
     "ffn_hidden_size",
     "moe_intermediate_size",
     "shared_expert_intermediate_size",
@@ -39,6 +48,7 @@ INNER_HEAD_NAMES = ("mamba_n_heads", "n_mamba_heads", "mamba_num_heads", "num_he
 INNER_WIDTH_NAMES = ("mamba_d_head", "mamba_headdim", "mamba_head_dim", "head_dim")
 EXPAND_NAMES = ("mamba_expand", "expand")
 GROUP_NAMES = ("mamba_n_groups", "mamba_ngroups", "n_groups")
+VOCABULARY_NAMES = ("vocab_size", "vocab_size_per_layer_input")
 TOKEN_NAMES = ("pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "unk_token_id", "mask_token_id")
 
 
@@ -71,9 +81,14 @@ def small(said: Mapping[str, Any], full: Any) -> dict[str, Any]:
     _fewer_groups(config, full)
     for name in WINDOW_NAMES:
         _at_most(config, full, name, WINDOW)
-    _at_most(config, full, "vocab_size", WORDS)
+    for name in VOCABULARY_NAMES:
+        _at_most(config, full, name, WORDS)
     for name in TOKEN_NAMES:
         _token_within(config, full, name)
+    text = full.get_text_config(decoder=True)
+    if text is not full:
+        part = next(name for name in full.sub_configs if getattr(full, name, None) is text)
+        config[part] = small(config.get(part) or text.to_dict(), text)
     return config
 
 
@@ -103,6 +118,9 @@ def _at_most(config: dict[str, Any], full: Any, name: str, most: int) -> None:
     value = _said(full, name)
     if isinstance(value, int) and not isinstance(value, bool):
         config[name] = min(value, most)
+    held = config.get(name)
+    if isinstance(held, list) and all(isinstance(one, int) for one in held):  # one for each layer
+        config[name] = [min(one, most) for one in held]
 
 
 def _token_within(config: dict[str, Any], full: Any, name: str) -> None:
@@ -114,28 +132,56 @@ def _token_within(config: dict[str, Any], full: Any, name: str) -> None:
 
 
 def _fewer_layers(config: dict[str, Any], full: Any) -> None:
-    """One layer of each kind that the configuration's per-layer lists name, at least two."""
+    """One layer of each kind that the configuration tells apart, at least two."""
     found = _size(full, LAYER_NAMES)
     if found is None:
         return
     name, count = found
     lists = {key: value for key, value in vars(full).items() if isinstance(value, list) and len(value) == count}
+    chosen = {key: value for key, value in vars(full).items() if key not in lists and _numbers_layers(key, value)}
+    shared = _said(full, SHARED) if isinstance(_said(full, SHARED), int) else 0
     kinds: dict[str, int] = {}
     for layer in range(count):
-        kinds.setdefault(repr([value[layer] for value in lists.values()]), layer)
+        told = [value[layer] for value in lists.values()], [layer in value for value in chosen.values()]
+        kinds.setdefault(repr((told, layer >= count - shared)), layer)
     kept = sorted({*kinds.values(), *range(min(2, count))})
     for key, value in lists.items():
         config[key] = [value[layer] for layer in kept]
+    for key, value in chosen.items():
+        config[key] = [place for place, layer in enumerate(kept) if layer in value]
+    if isinstance(config.get(BY_LAYER), dict):
+        before = {int(layer): value for layer, value in config[BY_LAYER].items()}
+        config[BY_LAYER] = {str(place): before[layer] for place, layer in enumerate(kept) if layer in before}
+    if shared:
+        config[SHARED] = sum(layer >= count - shared for layer in kept)
     config[name] = len(kept)
+    for other in SIDE_NAMES:
+        _at_most(config, full, other, len(kept))
+    for period in PERIOD_NAMES:
+        _at_most(config, full, period, 2)
+    for first in FIRST_NAMES:
+        _at_most(config, full, first, 1)
+
+
+def _numbers_layers(key: str, value: Any) -> bool:
+    """Whether this is a list of layers' numbers: those of one kind."""
+    is_ordered = isinstance(value, list) and bool(value) and all(isinstance(one, int) for one in value)
+    return is_ordered and value == sorted(set(value)) and any(word in key for word in LIST_WORDS)
 
 
 def _fewer_heads(config: dict[str, Any], full: Any) -> None:
     """Four heads of the full width; key heads as before in kind: as many, one, or half as many."""
     heads, hidden = _size(full, HEAD_NAMES), _size(full, HIDDEN_NAMES)
+    if heads is None and isinstance(config.get(BY_LAYER), dict):
+        for part in (config, *config[BY_LAYER].values()):
+            part |= {name: min(part[name], HEADS) for name in (*HEAD_NAMES, *KV_HEAD_NAMES) if name in part}
     if heads is None or hidden is None:
         return
     (head_name, count), (hidden_name, width) = heads, hidden
     config[head_name] = min(count, HEADS)
+    for name in SIDE_HEAD_NAMES:
+        if _said(full, name) == count:
+            config[name] = config[head_name]
     for name in KV_HEAD_NAMES:
         kv = _said(full, name)
         if isinstance(kv, int) and not isinstance(kv, bool):
@@ -150,13 +196,16 @@ def _fewer_heads(config: dict[str, Any], full: Any) -> None:
 
 def _fewer_groups(config: dict[str, Any], full: Any) -> None:
     """Two groups of four experts, where they are chosen by groups, of which all count or one."""
-    groups, experts = _size(full, EXPERT_GROUP_NAMES), _size(full, EXPERT_NAMES)
-    if groups is None or groups[1] < 2 or experts is None:
+    groups = _size(full, EXPERT_GROUP_NAMES)
+    if groups is None or groups[1] < 2:
         return
-    config[groups[0]], config[experts[0]] = 2, min(experts[1], 2 * EXPERTS)
-    chosen = _size(full, CHOSEN_GROUP_NAMES)
-    if chosen is not None:
-        config[chosen[0]] = 2 if chosen[1] == groups[1] else 1
+    # Several words may be one and the same number, and then the last one counts.
+    for name in EXPERT_NAMES:
+        _at_most(config, full, name, 2 * EXPERTS)
+    for name in EXPERT_GROUP_NAMES:
+        _at_most(config, full, name, 2)
+    for name in CHOSEN_GROUP_NAMES:
+        _at_most(config, full, name, 2 if _said(full, name) == groups[1] else 1)
 
 
 def _fewer_inner_heads(config: dict[str, Any], full: Any) -> None:

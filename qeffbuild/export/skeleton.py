@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,15 @@ from typing import Any
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from qeffbuild.errors import ModelError
 from qeffbuild.export.rotary import add_long_tables
 from qeffbuild.models.code import own_class
+
+_MOST_NUMBERS = 1 << 24  # of a tensor that is made at all before it moves to the meta device
 
 
 def configuration(said: Mapping[str, Any], code: Path | None = None) -> Any:
@@ -95,6 +99,21 @@ def _model(config: Any, make: Callable[[Any], Any]) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
+class _LargeOnMeta(TorchFunctionMode):
+    """Experts of one layer can be more than a machine's memory; what is `empty` becomes a parameter."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = dict(kwargs or {})
+        if function is torch.empty and made.get("device") is None:
+            made["device"] = "meta" if _count(args) > _MOST_NUMBERS else None
+        return function(*args, **made)
+
+
+def _count(sizes: Any) -> int:
+    plain = sizes[0] if len(sizes) == 1 and not isinstance(sizes[0], int) else sizes
+    return math.prod(plain) if all(isinstance(size, int) for size in plain) else 0
+
+
 @contextlib.contextmanager
 def _parameters_on_meta() -> Iterator[None]:
     register = nn.Module.register_parameter
@@ -106,6 +125,7 @@ def _parameters_on_meta() -> Iterator[None]:
 
     nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign, assignment]
     try:
-        yield
+        with _LargeOnMeta():
+            yield
     finally:
         nn.Module.register_parameter = register  # type: ignore[method-assign]
