@@ -120,7 +120,8 @@ def export(
         _write(graph, report, out)
         return report
     again = partial(_graph, config, weights.stored_tensors(facts), RECIPES[-1], AttentionChoice(), torch.float32)
-    raise cannot_export(facts["config"]["model_type"], rejected, again)
+    ahead = selfcheck.sees_ahead(small.model, small.expected)
+    raise cannot_export(facts["config"]["model_type"], rejected, again, sees_ahead=ahead)
 
 
 def _small(said: Mapping[str, Any], config: Any, code: Path | None) -> _Small:

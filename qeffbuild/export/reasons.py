@@ -28,7 +28,9 @@ def explain(reason: BaseException) -> str:
     return f"{message} ({where}: {frame.line})" if _depends_on_data(reason) and frame.line else f"{message} ({where})"
 
 
-def cannot_export(model_type: str, rejected: list[tuple[str, str]], trace: Callable[[], object]) -> ModelError:
+def cannot_export(
+    model_type: str, rejected: list[tuple[str, str]], trace: Callable[[], object], *, sees_ahead: bool
+) -> ModelError:
     """The error for a model that no recipe can trace: what stopped the first, and the last where that is another.
 
     `trace` is tried once more: a line that it stops at may well be why results differ, too.
@@ -38,6 +40,11 @@ def cannot_export(model_type: str, rejected: list[tuple[str, str]], trace: Calla
     stop = _stop_of(trace)
     if stop is not None and stop not in found:
         found += f"; a trace stops at {stop}"
+    if sees_ahead and not _BY_DATA.search(found):
+        found = "a token's logits change with what comes behind it, so no cache can go on with a text"
+        return ModelError(
+            "model.unsupported", f"{model_type}: {found}", hint="take a model whose attention looks back only"
+        )
     hint = "no way of tracing this model reproduces PyTorch's results; the log of this step lists them all"
     if _BY_DATA.search(found):
         hint = (

@@ -21,6 +21,7 @@ SIDE_NAMES = ("encoder_layers", "decoder_layers")
 # Every so many layers one is of another kind, from this one on; before this one all are dense.
 PERIOD_NAMES = ("attn_layer_period", "expert_layer_period", "decoder_sparse_step", "interleave_moe_layer_step")
 FIRST_NAMES = ("attn_layer_offset", "expert_layer_offset", "first_k_dense_replace", "moe_layer_start_index")
+STACK = "num_layers_per_stack"  # layers that are gone through several times, each of which counts
 BY_LAYER, SHARED = "per_layer_config", "num_kv_shared_layers"  # the last layers read keys and values of earlier ones
 LIST_WORDS = ("layer", "indices", "idxs")
 HEAD_NAMES = ("num_attention_heads", "n_head", "n_heads", "num_heads")
@@ -86,9 +87,16 @@ def small(said: Mapping[str, Any], full: Any) -> dict[str, Any]:
     for name in TOKEN_NAMES:
         _token_within(config, full, name)
     text = full.get_text_config(decoder=True)
-    if text is not full:
-        part = next(name for name in full.sub_configs if getattr(full, name, None) is text)
-        config[part] = small(config.get(part) or text.to_dict(), text)
+    for name in full.sub_configs:
+        part = getattr(full, name, None)
+        if part is None:
+            continue
+        said = config.get(name) or part.to_dict()
+        if part is text:
+            config[name] = small(said, part)
+        else:
+            config[name] = copy.deepcopy(said)
+            _fewer_layers(config[name], part)
     return config
 
 
@@ -145,6 +153,9 @@ def _fewer_layers(config: dict[str, Any], full: Any) -> None:
         told = [value[layer] for value in lists.values()], [layer in value for value in chosen.values()]
         kinds.setdefault(repr((told, layer >= count - shared)), layer)
     kept = sorted({*kinds.values(), *range(min(2, count))})
+    stack = _said(full, STACK)
+    if isinstance(stack, int) and stack > 2:
+        config[STACK], kept = 2, list(range(2 * count // stack))
     for key, value in lists.items():
         config[key] = [value[layer] for layer in kept]
     for key, value in chosen.items():

@@ -123,6 +123,12 @@ def facts_of() -> Callable[[Path], dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
+def session_for() -> Callable[[Path, Path], onnxruntime.InferenceSession]:
+    """session_for(graph.onnx, folder of its weights) -> a session of its portable form."""
+    return session_of
+
+
+@pytest.fixture(scope="session")
 def small_config() -> Callable[..., Any]:
     return _small_config
 

@@ -121,14 +121,12 @@ def test_code_of_another_repository_is_refused(folder, tmp_path):
 
 
 @pytest.fixture
-def run_graph():
+def run_graph(session_for):
     """run_graph(folder of the export, folder of the weights, rows) -> last logits of each, as one ragged batch."""
-    from conftest import session_of
-
     from qeffbuild.signature import IoSignature
 
     def run(graph: Path, folder: Path, rows: Any) -> Any:
-        session, signature = session_of(graph / "graph.onnx", folder), IoSignature.load(graph / "io.json")
+        session, signature = session_for(graph / "graph.onnx", folder), IoSignature.load(graph / "io.json")
         width = max(map(len, rows))
         ids, positions = np.zeros((len(rows), width), np.int64), np.full((len(rows), width), -1)
         for place, row in enumerate(rows):
