@@ -57,11 +57,11 @@ def num_key_value_heads(config: Mapping[str, Any]) -> int | None:
     text = text_config(config)
     if text.get("multi_query") is True and not text.get("new_decoder_architecture"):
         return 1  # whatever else is said: Falcon's configurations give a number there that is not used
-    if said := number(config, "num_key_value_heads"):
-        return said
     nested = text.get("attn_config")
     if isinstance(nested, Mapping) and isinstance(nested.get("kv_n_heads"), int):
         return nested["kv_n_heads"]
+    if said := number(config, "num_key_value_heads"):
+        return said
     return number(config, "num_attention_heads")
 
 

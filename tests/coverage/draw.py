@@ -8,11 +8,12 @@ transformers decides, and who asks draws again.
 
 from __future__ import annotations
 
+import json
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from check import END, Text
+from check import END, VOCABULARY, Text
 
 from qeffbuild.export.shrink import HEAD_NAMES, HIDDEN_NAMES, KV_HEAD_NAMES, LAYER_NAMES
 from qeffbuild.export.skeleton import configuration
@@ -100,12 +101,12 @@ TRIES = 12
 def drawn(model_type: str, number: int, attempt: int = 0) -> tuple[dict[str, Any], Text]:
     """config.json of the draw, and the text. Who cannot make a model of it draws again with the next `attempt`."""
     chance = random.Random(f"{model_type} {number} {attempt}")
-    said = tiny_config(model_type, 256, END).to_dict()
+    said = json.loads(tiny_config(model_type, VOCABULARY, END).to_json_string(use_diff=False))
     part = next((said[name] for name in ("text_config", "decoder") if isinstance(said.get(name), dict)), said)
     for change in (_layers, _heads, _rotary, _switches, _numbers):
         if chance.random() < 0.6:
             change(chance, part)
-    vocabulary = min(size for size in (part.get("vocab_size"), 256) if isinstance(size, int))
+    vocabulary = min(size for size in (part.get("vocab_size"), VOCABULARY) if isinstance(size, int))
     return said, _text(chance, vocabulary)
 
 
@@ -211,6 +212,3 @@ def _numbers(chance: random.Random, said: dict[str, Any]) -> None:
     for name in chance.sample(known, min(len(known), chance.randint(1, 5))):
         value = chance.choice(CHOICES[name])
         said[name] = {**said[name], **value} if isinstance(value, dict) and isinstance(said[name], dict) else value
-
-
-Change = Callable[[random.Random, dict[str, Any]], None]

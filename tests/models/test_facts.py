@@ -11,6 +11,7 @@ import pytest
 
 from qeffbuild.errors import QeffBuildError
 from qeffbuild.models import DEMO, Facts, Tensor, listing, read_facts
+from qeffbuild.models.config import num_key_value_heads
 
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 16, "intermediate_size": 32,
@@ -211,3 +212,16 @@ def test_reading_facts_imports_nothing_beyond_the_standard_library() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
     assert json.loads(done.stdout) == []
+
+
+@pytest.mark.parametrize(
+    ("config", "kv_heads"),
+    [
+        ({"model_type": "falcon", "num_attention_heads": 71, "num_kv_heads": 71, "multi_query": True}, 1),
+        ({"model_type": "falcon", "num_attention_heads": 8, "num_kv_heads": 2, "new_decoder_architecture": True}, 2),
+        ({"model_type": "dbrx", "n_heads": 6, "num_key_value_heads": 4, "attn_config": {"kv_n_heads": 3}}, 3),
+        ({"model_type": "gpt2", "n_head": 12}, 12),
+    ],
+)
+def test_heads_of_the_cache_are_those_that_the_family_uses(config: dict[str, object], kv_heads: int) -> None:
+    assert num_key_value_heads(config) == kv_heads

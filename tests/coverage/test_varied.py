@@ -1,0 +1,60 @@
+"""Configurations other than the small ones that the page was made with: by hand, drawn, and as large as they come."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from cases import CASES, made, named, text
+from check import check_configuration
+from draw import drawn
+from vary import IMPOSSIBLE, varied_once
+from whole import exported_whole
+
+# A rope that stretches, heads that are no power of two under linear biases, every expert chosen, a window of one.
+QUICK = {2, 7, 15}
+DRAWN = ("llama", "gemma3_text", "mixtral", "falcon", "deepseek_v3", "qwen3_next", "mamba2", "bloom")
+WHOLE = ("deepseek_v3", "stablelm", "bart", "gemma4_text", "jamba")
+
+
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(n, marks=() if n in QUICK else pytest.mark.long, id=named(n)) for n in range(len(CASES))],
+)
+def test_an_odd_configuration_says_what_pytorch_says(number, tmp_path):
+    said = check_configuration(CASES[number][0], lambda: made(number), tmp_path, text(number), as_packaged=True)
+
+    assert said.stage == "done", said.reason
+    assert said.holds(), said.errors
+
+
+def test_a_draw_is_the_same_wherever_it_is_drawn():
+    config, words = drawn("llama", 5)
+
+    assert (config, words) == drawn("llama", 5)
+    assert config != drawn("llama", 6)[0]
+    assert max(words.lengths) + len(words.decoded) <= words.ctx_len
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("model_type", DRAWN)
+@pytest.mark.parametrize("number", range(3))
+def test_a_drawn_configuration_says_what_pytorch_says(model_type, number):
+    tries = (varied_once(model_type, number, attempt) for attempt in range(8))
+    said = next(said for said in tries if said.stage not in IMPOSSIBLE)
+
+    assert said.stage == "done", said.reason
+    assert said.holds(), said.errors
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("model_type", WHOLE)
+def test_a_family_exports_in_its_own_size(model_type, tmp_path):
+    report = exported_whole(model_type, tmp_path)
+
+    assert report.self_check_error < 1e-4
+    assert report.layers_traced <= 5
