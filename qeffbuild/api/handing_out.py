@@ -39,25 +39,29 @@ def hand_out(built: Built) -> dict[str, Any]:
 
 
 def _lay_weights(out: Path, checkpoint: Path) -> None:
-    """Beside the graph, the files of the checkpoint that it points into."""
-    if not (out / "graph.onnx").is_file():
+    """Beside the graphs, the files of the checkpoint that they point into."""
+    graphs = sorted(out.glob("*.onnx"))
+    if not graphs:
         return
     import onnx_ir as ir
 
-    from qeffbuild.graph.decode import DECODE
+    from qeffbuild.graph.decode import is_encoded
     from qeffbuild.graph.files import load_graph, save_graph
     from qeffbuild.graph.weights import Folder, Weights
-    from qeffbuild.graph.write import write_weights
+    from qeffbuild.graph.write import WRITTEN, write_weights
     from qeffbuild.store.disk import copy_file
 
-    model = load_graph(out / "graph.onnx")
-    if any(node.op_type == DECODE for node in model.graph):  # the vendor's compiler cannot read those weights
-        write_weights(model, Weights(Folder(out), Folder(checkpoint, is_checkpoint=True)), out / "weights.data")
-        save_graph(model, out / "graph.onnx")
-        return
-    tensors = [value.const_value for value in model.graph.initializers.values()]
-    for location in {str(tensor.location) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)}:
-        source = Folder(checkpoint, is_checkpoint=True).resolve(location)
-        if source is not None and not (out / location).exists():
-            (out / location).parent.mkdir(parents=True, exist_ok=True)
-            copy_file(source, out / location)
+    source = Folder(checkpoint, is_checkpoint=True)
+    for path in graphs:
+        model = load_graph(path)
+        if is_encoded(model.graph):  # the vendor's compiler cannot read those weights
+            prefix = "" if path.stem == "graph" else f"{path.stem}."
+            write_weights(model, Weights(Folder(out), source), out / f"{prefix}{WRITTEN}")
+            save_graph(model, path)
+            continue
+        tensors = [value.const_value for value in model.graph.initializers.values()]
+        for location in {str(tensor.location) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)}:
+            found = source.resolve(location)
+            if found is not None and not (out / location).exists():
+                (out / location).parent.mkdir(parents=True, exist_ok=True)
+                copy_file(found, out / location)

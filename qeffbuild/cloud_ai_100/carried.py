@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
+from qeffbuild.cloud_ai_100.names import IMAGE
 from qeffbuild.errors import ModelError
 from qeffbuild.graph.emit import Emitter, replace_value
 from qeffbuild.graph.files import DOMAIN
@@ -43,7 +44,7 @@ def check_states(states: Iterable[State], *, one_token: bool) -> None:
 
 def is_carried(state: State) -> bool:
     """Replaced whole by every run, a row of it for each row of the batch."""
-    return not state.positional and state.kind != "adapter"
+    return not state.positional and state.kind not in ("adapter", IMAGE)
 
 
 def one_turn(graph: ir.Graph) -> None:

@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from qeffbuild.cloud_ai_100.layers import shows_layer
 from qeffbuild.errors import ModelError
+from qeffbuild.graph.files import DOMAIN as SYMBOLIC
 
 DOMAIN = "qeffbuild.layers"
 NAME = "DecoderLayer"
@@ -63,6 +64,8 @@ def _regions(graph: ir.Graph, layer_of: Mapping[ir.Node, int]) -> list[list[ir.N
     latest: dict[ir.Node, int] = {}
     members: dict[int, list[ir.Node]] = {}
     for node in graph:
+        if node.domain == SYMBOLIC:  # encoded weights are written before anybody calls a function
+            continue
         makers = [value.producer() for value in node.inputs if value is not None]
         found = [latest[maker] for maker in makers if maker is not None and maker in latest]
         if node in layer_of:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
+from qeffbuild.cloud_ai_100.names import IMAGE
 from qeffbuild.graph.fold import foldable_values
 from qeffbuild.signature import IoSignature
 
@@ -23,7 +24,10 @@ def name_nodes(graph: ir.Graph, signature: IoSignature) -> dict[ir.Node, int]:
     """Names each node by its kind, and by its layer where it shows one (`layers.3/MatMul_41`); gives those layers."""
     shown = {}
     layer_of_state = {
-        name: state.layer for state in signature.states if state.kind != "buffer" for name in (state.name, state.output)
+        name: state.layer
+        for state in signature.states
+        if state.kind not in ("buffer", IMAGE)
+        for name in (state.name, state.output)
     }
     for number, node in enumerate(graph):
         layer = _layer_of(node, layer_of_state)

@@ -12,9 +12,11 @@ from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass
 from qeffbuild.cloud_ai_100.cache_ops import DOMAIN, NOWHERE, add_functions
 from qeffbuild.cloud_ai_100.carried import check_states, is_carried, one_turn, with_heads
 from qeffbuild.cloud_ai_100.functions import outline_layers
+from qeffbuild.cloud_ai_100.images import lower_vision, retain_images, sees
 from qeffbuild.cloud_ai_100.layers import name_nodes
 from qeffbuild.cloud_ai_100.lower_reader import lower_reader
 from qeffbuild.cloud_ai_100.merge_speech import merge_speech
+from qeffbuild.cloud_ai_100.names import IMAGE
 from qeffbuild.cloud_ai_100.norms import call_norms
 from qeffbuild.cloud_ai_100.opset17 import to_opset17
 from qeffbuild.cloud_ai_100.rings import is_ring, is_whole, rings, with_rings
@@ -25,11 +27,13 @@ from qeffbuild.graph.files import DOMAIN as SYMBOLIC
 from qeffbuild.graph.files import load_graph, save_graph
 from qeffbuild.graph.fold import remove_unread
 from qeffbuild.graph.halves import clip_to_float16
+from qeffbuild.graph.held import hold_blocks
 from qeffbuild.graph.ops import ATTENTION, SCATTER, attention, given, symbolic
 from qeffbuild.graph.tied import share_tied_head
-from qeffbuild.graphs import GRAPH, IO, Member, members
+from qeffbuild.graphs import GRAPH, IO, Member, members, place
 from qeffbuild.signature import Axis, IoSignature, State, Tensor
 
+_HELD_BITS = (4,)  # of MatMulNBits that the compiler is known to take; wider integers become floats
 _OURS = ("input_ids", "position_ids", "logits_index")  # of a neutral graph's inputs; passes may have added others
 
 
@@ -51,11 +55,15 @@ def run(work: Work) -> None:
     model, signature = load_graph(main.graph), main.signature
     if not signature.states:
         lowered = lower_reader(model, signature)
-    elif others:
+    elif others and not sees(signature):
         (encoder,) = others
         lowered = _lower_speech(model, signature, encoder, Form(**work.params))
     else:
         lowered = lower(model, signature, Form(**work.params))
+        for vision in others:
+            seen = load_graph(vision.graph)
+            made = place(work.out, lower_vision(seen, vision.signature), is_main=False)
+            save_graph(seen, made.graph)
     save_graph(model, work.out / GRAPH)
     lowered.save(work.out / IO)
 
@@ -76,7 +84,9 @@ def lower(model: ir.Model, signature: IoSignature, form: Form) -> IoSignature:
     check_states(signature.states, one_token=form.one_token)
     if form.one_token:
         one_turn(model.graph)
+    signature = retain_images(model.graph, signature, one_row=form.continuous_batching)
     signature = with_rings(with_heads(model.graph, signature), form.rings_below)
+    _hold_integers(model.graph)
     share_tied_head(model.graph)
     lowering = _Lowering(model.graph, signature, form)
     lowering.choose_logits()
@@ -97,6 +107,14 @@ def lower(model: ir.Model, signature: IoSignature, form: Form) -> IoSignature:
     return lowered
 
 
+def _hold_integers(graph: ir.Graph) -> None:
+    """Weights that the checkpoint has in 4 bits stay so, in MatMulNBits; others that it encodes become floats."""
+    hold_blocks(graph, bits=_HELD_BITS)
+    for node in graph:
+        if node.op_type == "MatMulNBits":
+            node.attributes.pop("accuracy_level", None)  # said to ONNX Runtime only
+
+
 class _Lowering:
     """One graph being rewritten: the values that all layers share are made once."""
 
@@ -107,6 +125,9 @@ class _Lowering:
         self.emit = Emitter(graph, "device")
         self.inputs = {value.name: value for value in graph.inputs}
         self.first = graph[0]
+        self.positions = self.inputs["position_ids"]
+        if self.positions.shape is not None and len(self.positions.shape) == 3:  # first the place in the text
+            self.positions = self.emit("Gather", self.positions, 0, axis=0)
         self.batch_index: ir.Value | None = None
         if form.continuous_batching:
             self.batch_index = self._new_input("batch_index", ("batch_size", 1))
@@ -125,7 +146,7 @@ class _Lowering:
         """The rows that the head reads end at the largest position; how many they are, an input's length says."""
         emit, asked = self.emit, self.inputs["logits_index"]
         # The device compares positions as int32.
-        positions = emit("Cast", self.inputs["position_ids"], to=int(ir.DataType.INT32))
+        positions = emit("Cast", self.positions, to=int(ir.DataType.INT32))
         index = emit("ArgMax", positions, axis=1, keepdims=1)
         if self.form.num_logits_to_keep:
             kept = emit("Shape", self.num_logits_to_keep, start=0, end=1)
@@ -147,7 +168,7 @@ class _Lowering:
             self._hide_cache_from_shapes(whole)
         indices, is_unwritten, length = self._context(whole)
         if ring is not None:
-            shared = rings(self.emit, ring, self.inputs["position_ids"], length)
+            shared = rings(self.emit, ring, self.positions, length)
             self.emit.place(self.first)
         targets: dict[ir.Value, ir.Value] = {}
         for node in scatters:
@@ -230,7 +251,7 @@ class _Lowering:
         else:
             length = emit("Shape", cache, start=2, end=3)
         slots = emit("Unsqueeze", emit("Range", 0, emit("Squeeze", length), 1), [0, 1])
-        newest = emit("ReduceMax", self.inputs["position_ids"], axes=[1], keepdims=1)
+        newest = emit("ReduceMax", self.positions, axes=[1], keepdims=1)
         is_unwritten = emit("Greater", slots, emit("Unsqueeze", newest, [2]))
         indices = emit("Where", is_unwritten, 0, slots)
         hidden = emit("Unsqueeze", is_unwritten, [3])
@@ -278,13 +299,17 @@ def _signature(neutral: IoSignature, form: Form) -> IoSignature:
     return IoSignature(
         graph=neutral.graph,
         inputs=tuple(inputs),
-        outputs=tuple(replace(output, axes=("batch_size", kept, output.axes[-1])) for output in neutral.outputs),
+        outputs=tuple(_output(output, kept) for output in neutral.outputs),
         states=tuple(_state(state, form) for state in neutral.states),
     )
 
 
+def _output(output: Tensor, kept: Axis) -> Tensor:
+    return output if len(output.axes) < 3 else replace(output, axes=("batch_size", kept, output.axes[-1]))
+
+
 def _state(state: State, form: Form) -> State:
-    if state.kind == "adapter":
+    if state.kind in ("adapter", IMAGE):
         return state
     if is_carried(state):
         rows = "full_batch_size" if form.continuous_batching else "batch_size"

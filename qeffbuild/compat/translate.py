@@ -118,6 +118,7 @@ _TASKS = {
     "QEFFAutoModel": "embedding",
     "QEFFAutoModelForSequenceClassification": "sequence-classification",
     "QEFFAutoModelForCTC": "ctc",
+    "QEFFAutoModelForImageTextToText": "image-text",
     "QEFFAutoModelForSpeechSeq2Seq": "speech-seq2seq",
 }
 _POOLINGS = {"avg": "mean"}

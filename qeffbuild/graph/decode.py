@@ -17,10 +17,17 @@ import onnx_ir as ir
 from qeffbuild.errors import ModelError
 from qeffbuild.graph import ggml
 from qeffbuild.graph.blocks import Grid
+from qeffbuild.graph.files import DOMAIN
 
 DECODE, BLOCKS = "Decode", "Blocks"
 AWQ_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)  # the place in an int32 of each of eight numbers that follow one another
 E2M1 = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.int16)  # in halves
+
+
+def is_encoded(graph: ir.Graph) -> bool:
+    """Whether weights have to be written anew before anybody else can read the graph."""
+    return any(node.domain == DOMAIN and node.op_type in (DECODE, BLOCKS) for node in graph)
+
 
 Parts = Mapping[str, np.ndarray]
 Options = Mapping[str, Any]

@@ -6,7 +6,7 @@ Only the form of the graph changes here: the integers are laid out anew where we
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import onnx_ir as ir
@@ -20,8 +20,11 @@ from qeffbuild.graph.products import Matrices, Packed, Product, products, replac
 _ALWAYS_SYMMETRIC = ("int8", "bnb8", "mxfp4", "packed", "ggml_q4_0", "ggml_q8_0")  # without zero points of their own
 
 
-def hold_blocks(graph: ir.Graph) -> dict[str, str]:
-    """What became of each encoded weight that a product reads, by its name: its form, or why it becomes floats."""
+def hold_blocks(graph: ir.Graph, bits: Collection[int] = (4, 8)) -> dict[str, str]:
+    """What became of each encoded weight that a product reads, by its name: its form, or why it becomes floats.
+
+    `bits` are the widths of integers that whoever runs the graph takes.
+    """
     emit = Emitter(graph, "held")
     said: dict[str, str] = {}
     for product in list(products(graph)):
@@ -34,9 +37,12 @@ def hold_blocks(graph: ir.Graph) -> dict[str, str]:
         if isinstance(form, str):
             said[name] = form
             continue
-        bits, block_size = form
-        _replace(emit, product, decode, bits, block_size)
-        said[name] = f"{bits} bits in blocks of {block_size}, as stored"
+        width, block_size = form
+        if width not in bits:
+            said[name] = f"floats: {width} bits are too many here"
+            continue
+        _replace(emit, product, decode, width, block_size)
+        said[name] = f"{width} bits in blocks of {block_size}, as stored"
     remove_unread(graph)
     if said:
         graph.opset_imports["com.microsoft"] = 1

@@ -17,6 +17,7 @@ from qeffbuild.graph.fold import compute, foldable_values, frontier, identity, r
 from qeffbuild.graph.weights import Weights
 
 PAGE = 4096  # large tensors start on a page, so that they can be mapped
+WRITTEN = "weights.data"  # of a graph that is handed out, where its reader could not read the checkpoint's own bytes
 SMALL = 1024  # bytes below which a tensor stays inside the graph: shapes have to, for shape inference
 _CHUNK = 1 << 22
 

@@ -27,7 +27,7 @@ def differences(case: Case, folder: Path) -> list[str]:
     found: list[str] = []
     for number, (call, argv) in enumerate(zip(calls, commands, strict=True)):
         found += [f"command {number}: {said}" for said in _of_call(call, argv, folder)]
-    return [*found, *_of_graphs(case["io"], commands, folder)]
+    return [*found, *_of_graphs(case["io"], calls, commands, folder)]
 
 
 def _of_call(call: Mapping[str, Any], argv: Sequence[str], folder: Path) -> Iterator[str]:
@@ -113,13 +113,18 @@ def _first_difference(theirs: Any, ours: Any, at: str = "") -> str:
     return f"{at or 'all'} is {ours} instead of {theirs}"[:300]
 
 
-def _of_graphs(io: Mapping[str, Any], commands: Sequence[Sequence[str]], folder: Path) -> Iterator[str]:
+def _of_graphs(
+    io: Mapping[str, Any], calls: Sequence[Mapping[str, Any]], commands: Sequence[Sequence[str]], folder: Path
+) -> Iterator[str]:
+    """Of two graphs a record may hold one: each is the one that a command of its names."""
     recorded = [io] if "inputs" in io else [graph for graph in io.values() if isinstance(graph, dict)]
+    names = [Path(path).name for call in calls for path in _graphs(call["argv"])]
     graphs = [path for argv in commands for path in _graphs(argv)]
-    if len(graphs) != len(recorded):
-        yield f"{len(graphs)} graphs instead of {len(recorded)}"
+    if len(graphs) != len(names):
+        yield f"{len(graphs)} graphs instead of {len(names)}"
         return
-    for said, path in zip(recorded, graphs, strict=True):
+    for said in recorded:
+        path = graphs[names.index(said["onnx"])]
         graph = onnx.load(folder / path, load_external_data=False).graph
         for side, values in (("inputs", graph.input), ("outputs", graph.output)):
             ours = {value.name: _tensor(value) for value in values}

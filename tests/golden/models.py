@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from qeffbuild.models.weights import read_header
+from tests.golden.processors import sees, words_of, write_processor
+from tests.golden.quantized import quantize
 
 _SPECIAL = ("<pad>", "<s>", "</s>")
 
@@ -18,34 +20,44 @@ def write_model(folder: Path, config: Mapping[str, Any]) -> None:
     import transformers
 
     folder.mkdir(parents=True, exist_ok=True)
-    chosen = transformers.AutoConfig.for_model(**config)
+    plain = {key: value for key, value in config.items() if key != "quantization_config"}
+    chosen = transformers.AutoConfig.for_model(**plain)
     cls = getattr(transformers, config["architectures"][0])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = cls._from_config(chosen)
     transformers.utils.logging.disable_progress_bar()
     model.save_pretrained(folder)
-    write_tokenizer(folder, config.get("vocab_size") or 1 << 20)
+    if said := config.get("quantization_config"):
+        quantize(folder, said)
+    if not sees(config):
+        write_tokenizer(folder, config.get("vocab_size") or 1 << 20)
+        return
+    write_tokenizer(folder, config["text_config"].get("vocab_size") or 1 << 20, words_of(config))
+    write_processor(folder, config)
 
 
-def write_tokenizer(folder: Path, size: int = 1 << 20) -> None:
-    """Of bytes; a model of a small vocabulary of letters gets the first of them."""
-    words = [*_SPECIAL, *_byte_letters()][:size]
+def write_tokenizer(folder: Path, size: int = 1 << 20, named: Mapping[str, tuple[int, str]] = {}) -> None:
+    """Of bytes; a model of a small vocabulary of letters gets the first of them. `named` are tokens of their own."""
+    special = {**dict(enumerate(_SPECIAL)), **dict(named.values())}
+    free = (place for place in range(size) if place not in special)
+    words = {**special, **dict(zip(free, _byte_letters(), strict=False))}
     said = {
         "version": "1.0",
         "added_tokens": [
             {"id": i, "content": word, "special": True, "single_word": False, "lstrip": False, "rstrip": False}
             | {"normalized": False}
-            for i, word in enumerate(_SPECIAL)
+            for i, word in special.items()
         ],
         "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
         "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
-        "model": {"type": "BPE", "vocab": {word: i for i, word in enumerate(words)}, "merges": []},
+        "model": {"type": "BPE", "vocab": {word: i for i, word in words.items()}, "merges": []},
     }
     (folder / "tokenizer.json").write_text(json.dumps(said))
-    named = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
+    said = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
+    said |= {"extra_special_tokens": {name: word for name, (_, word) in named.items()}} if named else {}
     (folder / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 2048, **named})
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 2048, **said})
     )
 
 

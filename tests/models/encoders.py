@@ -44,9 +44,9 @@ def grouped(weight: np.ndarray, bits: int, group: np.ndarray) -> tuple[np.ndarra
     return numbers, scales, zeros, (numbers - zeros[:, group]).astype(np.float32) * each
 
 
-def gptq(weight: np.ndarray, bits: int = 4, permuted: bool = False, version: int = 1) -> Made:
+def gptq(weight: np.ndarray, bits: int = 4, permuted: bool = False, version: int = 1, size: int = GROUP) -> Made:
     columns = weight.shape[1]
-    group = np.arange(columns) // GROUP
+    group = np.arange(columns) // size
     if permuted:
         group = np.random.default_rng(columns).permutation(group)
     numbers, scales, zeros, value = grouped(weight, bits, group)
@@ -59,8 +59,8 @@ def gptq(weight: np.ndarray, bits: int = 4, permuted: bool = False, version: int
     return stored, value
 
 
-def awq(weight: np.ndarray) -> Made:
-    numbers, scales, zeros, value = grouped(weight, 4, np.arange(weight.shape[1]) // GROUP)
+def awq(weight: np.ndarray, size: int = GROUP) -> Made:
+    numbers, scales, zeros, value = grouped(weight, 4, np.arange(weight.shape[1]) // size)
     order = [0, 2, 4, 6, 1, 3, 5, 7]  # the column that each nibble holds
 
     def words(rows: np.ndarray) -> np.ndarray:
@@ -69,12 +69,12 @@ def awq(weight: np.ndarray) -> Made:
     return {"qweight": words(numbers.T), "qzeros": words(zeros.T), "scales": scales.T}, value
 
 
-def pack_quantized(weight: np.ndarray, symmetric: bool = True) -> Made:
-    group = np.arange(weight.shape[1]) // GROUP
+def pack_quantized(weight: np.ndarray, symmetric: bool = True, size: int = GROUP) -> Made:
+    group = np.arange(weight.shape[1]) // size
     numbers, scales, zeros, value = grouped(weight, 4, group)
     stored: Stored = {"weight_shape": np.array(weight.shape, np.int64), "weight_scale": scales}
     if symmetric:
-        half = np.abs(weight).reshape(len(weight), -1, GROUP).max(-1) / 7
+        half = np.abs(weight).reshape(len(weight), -1, size).max(-1) / 7
         stored["weight_scale"] = scales = half.astype(np.float16)
         each = scales.astype(np.float32)[:, group]
         signed = np.clip(np.rint(weight / each), -8, 7)
@@ -90,21 +90,23 @@ def int_quantized(weight: np.ndarray) -> Made:
     return {"weight": numbers, "weight_scale": scales}, numbers.astype(np.float32) * scales
 
 
-def float_quantized(weight: np.ndarray) -> Made:
-    scales = (np.abs(weight).max(1, keepdims=True) / 448).astype(np.float32)
+def float_quantized(weight: np.ndarray, per_tensor: bool = False) -> Made:
+    most = np.abs(weight).max().reshape(1) if per_tensor else np.abs(weight).max(1, keepdims=True)
+    scales = (most / 448).astype(np.float32)
     numbers = (weight / scales).astype(ml_dtypes.float8_e4m3fn)
     stored = {"weight": numbers, "weight_scale": scales, "input_scale": np.ones(1, np.float32)}
     return stored, numbers.astype(np.float32) * scales
 
 
-def fp8_blocks(weight: np.ndarray) -> Made:
-    rows, columns = (-(-size // GROUP) for size in weight.shape)
+def fp8_blocks(weight: np.ndarray, block: tuple[int, int] = (GROUP, GROUP)) -> Made:
+    high, wide = block
+    rows, columns = -(-weight.shape[0] // high), -(-weight.shape[1] // wide)
     scales = np.empty((rows, columns), np.float32)
     numbers = np.empty(weight.shape, ml_dtypes.float8_e4m3fn)
     value = np.empty(weight.shape, np.float32)
     for row in range(rows):
         for column in range(columns):
-            part = np.s_[row * GROUP : (row + 1) * GROUP, column * GROUP : (column + 1) * GROUP]
+            part = np.s_[row * high : (row + 1) * high, column * wide : (column + 1) * wide]
             scales[row, column] = np.abs(weight[part]).max() / 448
             numbers[part] = (weight[part] / scales[row, column]).astype(ml_dtypes.float8_e4m3fn)
             value[part] = numbers[part].astype(np.float32) * scales[row, column]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +69,12 @@ def compile_argv(
     if files.custom_io is not None:
         argv.append(f"-custom-IO-list-file={files.custom_io}")
     return [*argv, f"-aic-binary-dir={files.output}"]
+
+
+def output_of(argv: Sequence[str]) -> str:
+    """The folder that a command leaves its program in."""
+    flag = "-aic-binary-dir="
+    return next(word.removeprefix(flag) for word in argv if word.startswith(flag))
 
 
 def _flag(name: str, value: Any) -> list[str]:

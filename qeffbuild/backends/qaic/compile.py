@@ -7,7 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
-from qeffbuild.backends.qaic.command import COMPILER, OUTPUT, PROGRAM
+from qeffbuild.backends.qaic.command import COMPILER, PROGRAM, output_of
 from qeffbuild.backends.qaic.compiler import find_compiler
 from qeffbuild.cloud_ai_100.folder import lay_out
 from qeffbuild.cloud_ai_100.names import COMMANDS
@@ -21,12 +21,14 @@ def run(work: Work) -> None:
     compiler = find_compiler(work.leaves["compiler"], is_named=work.params["compiler_is_named"])
     stage = work.out / "stage"
     lay_out(work, stage)
-    (argv,) = json.loads((stage / COMMANDS).read_text())
-    argv[0] = str(compiler)
-    run_command(argv, cwd=stage)
-    _check_program(stage / OUTPUT)
-    _keep(stage, work.out, argv)
-    said = {"schema": 1, "argv": argv, "compiler_sha256": _sha256(compiler)}
+    commands = json.loads((stage / COMMANDS).read_text())
+    for argv in commands:
+        argv[0] = str(compiler)
+        run_command(argv, cwd=stage)
+        _check_program(stage / output_of(argv))
+        _keep(stage, work.out, argv)
+    shutil.rmtree(stage)
+    said = {"schema": 1, "argv": argv, "others": commands[:-1], "compiler_sha256": _sha256(compiler)}
     (work.out / "compile.json").write_text(json.dumps(said, indent=1, sort_keys=True) + "\n")
 
 
@@ -49,14 +51,15 @@ def _check_program(output: Path) -> None:
 
 def _keep(stage: Path, out: Path, argv: list[str]) -> None:
     """The program, and the partitions if the compiler was asked for them; the rest was only for it."""
-    (stage / OUTPUT).rename(out / OUTPUT)
+    kept = out / output_of(argv)
+    kept.parent.mkdir(exist_ok=True)
+    (stage / output_of(argv)).rename(kept)
     for argument in argv:
         flag, _, name = argument.partition("=")
         if flag == "-mdp-dump-partition-config":
             if not (stage / name).is_file():
                 raise StepError("step.output", f"the compiler left no {name}", hint="read its log")
             (stage / name).rename(out / name)
-    shutil.rmtree(stage)
 
 
 def _sha256(path: Path) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from qeffbuild.backends.qaic.command import COMPILER
 from qeffbuild.backends.qaic.options import SdkForm
 from qeffbuild.backends.qaic.pipeline import Stage
+from qeffbuild.cloud_ai_100.names import IMAGE
 from qeffbuild.cloud_ai_100.specializations import Specialization
 from qeffbuild.rendering import render
 from qeffbuild.signature import IoSignature
@@ -37,18 +38,21 @@ def state_precision(dtype: Dtype, *, mxint8: bool) -> str | None:
 def custom_io_yaml(signature: IoSignature, precision: str, own: Path | None = None) -> str:
     """Each state's input, then its output, in the graph's order; with adapters, all inputs, then all outputs.
 
-    What a recurrence carries has no form of 8 bits: then it stays as it is.
+    `precision` is that of keys and values. What a recurrence carries has no form of 8 bits: then it stays as it is.
+    Of a graph that sees it is all that goes in and out.
     """
     states = [state for state in signature.states if state.kind != "buffer"]  # whose numbers are no floats
     if precision == "mxint8":
-        states = [state for state in states if state.positional or state.kind == "adapter"]
+        states = [state for state in states if state.positional or state.kind in ("adapter", IMAGE)]
     tensors = [name for state in states for name in (state.name, state.output)]
     if any(state.kind == "adapter" for state in states):
         tensors = [*(state.name for state in states), *(state.output for state in states)]
     heard = [tensor.name for tensor in signature.inputs if "feature_len" in tensor.axes]
-    tensors = [*heard, *tensors]
+    tensors = [*heard, *tensors] if states else [tensor.name for tensor in (*signature.inputs, *signature.outputs)]
+    kept = {name for state in states if state.kind != IMAGE for name in (state.name, state.output)}
+    kept |= {*heard}
+    said = {"tensors": [{"name": name, "precision": precision if name in kept else "float16"} for name in tensors]}
     shape = [{"IOName": str, "Precision": str}]
-    said = {"tensors": tensors, "precision": precision}
     return render("qaic/custom_io.yaml.j2", said, result="yaml", shape=shape, own=own)
 
 
@@ -70,9 +74,9 @@ def pipeline_json(stages: Sequence[Stage], num_cores: int, own: Path | None = No
     return render("qaic/mdp_pipeline.json.j2", said, result="json", shape=shape, own=own)
 
 
-def compile_script(argv: Sequence[str], weights: Sequence[str], own: Path | None = None) -> str:
-    """A shell script that says `argv`; `weights` are the files that must lie beside it."""
-    said = {"compiler": COMPILER, "arguments": list(argv[1:]), "weights": list(weights)}
+def compile_script(commands: Sequence[Sequence[str]], weights: Sequence[str], own: Path | None = None) -> str:
+    """A shell script that says the commands; `weights` are the files that must lie beside it."""
+    said = {"compiler": COMPILER, "commands": [list(argv[1:]) for argv in commands], "weights": list(weights)}
     return render("qaic/compile.sh.j2", said, own=own)
 
 

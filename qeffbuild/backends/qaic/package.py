@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 from qeffbuild.backends.qaic.command import OUTPUT, PROGRAM
-from qeffbuild.cloud_ai_100.names import SPECIALIZATIONS
+from qeffbuild.cloud_ai_100.names import IMAGE_FACTS, SPECIALIZATIONS
 from qeffbuild.executor.work import Work
 from qeffbuild.graph.weights import checkpoint_folder
+from qeffbuild.graphs import members
 from qeffbuild.models import save_tokenizer
 from qeffbuild.package import TOKENIZER, bring_adapters, model_facts, write_manifest, write_provenance
-from qeffbuild.signature import IoSignature
 
 
 def run(work: Work) -> None:
@@ -19,17 +20,21 @@ def run(work: Work) -> None:
     fetched = json.loads((work.inputs["model"] / "model.json").read_text())["files"]
     checkpoint = checkpoint_folder(work.inputs["model"], work.leaves.get("model"))
 
-    shutil.copytree(work.inputs["compiled"] / OUTPUT, work.out / OUTPUT)
-    # The runtime reads the sizes of its buffers from the specializations, by their names.
-    shutil.copyfile(work.inputs["documents"] / SPECIALIZATIONS, work.out / SPECIALIZATIONS)
+    documents, graphs = work.inputs["documents"], {}
+    for member in members(documents):
+        folder = member.name if member.prefix else "."
+        shutil.copytree(work.inputs["compiled"] / folder / OUTPUT, work.out / folder / OUTPUT)
+        # The runtime reads the sizes of its buffers from the specializations, by their names.
+        shutil.copyfile(documents / folder / SPECIALIZATIONS, work.out / folder / SPECIALIZATIONS)
+        file = (Path(folder) / OUTPUT / PROGRAM).as_posix()
+        graphs[member.name] = {"file": file, "signature": member.signature.as_json()}
     has_tokenizer = save_tokenizer(checkpoint.path, fetched, work.out / TOKENIZER)
     adapters = bring_adapters(work.inputs["documents"], work.out)
     write_provenance(work.out, work.params, fetched)
-    signature = IoSignature.load(work.inputs["documents"] / "io.json")
     manifest = {
         "backend": "qaic",
         "task": facts["task"],
-        "graphs": {signature.graph: {"file": f"{OUTPUT}/{PROGRAM}", "signature": signature.as_json()}},
+        "graphs": graphs,
         "specialization": work.params["specialization"],
         "model": model_facts(facts),
         "quantization": {
@@ -40,4 +45,6 @@ def run(work: Work) -> None:
         "devices": work.params["num_devices"],
         "tokenizer": TOKENIZER if has_tokenizer else None,
     }
+    if (documents / IMAGE_FACTS).is_file():
+        manifest["image"] = json.loads((documents / IMAGE_FACTS).read_text())
     write_manifest(work.out, manifest if adapters is None else {**manifest, "adapters": adapters})

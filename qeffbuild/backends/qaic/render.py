@@ -13,19 +13,21 @@ from typing import Any
 import onnx_ir as ir
 
 from qeffbuild.backends.qaic import documents
-from qeffbuild.backends.qaic.command import CUSTOM_IO, Files, compile_argv
+from qeffbuild.backends.qaic.command import CUSTOM_IO, OUTPUT, Files, compile_argv
 from qeffbuild.backends.qaic.machine import partition_nodes_of
 from qeffbuild.backends.qaic.options import Options
 from qeffbuild.backends.qaic.pipeline import intersect, split_into_stages
 from qeffbuild.cloud_ai_100.folder import bring_weights
+from qeffbuild.cloud_ai_100.image_shapes import Images, vision_specializations, with_images
+from qeffbuild.cloud_ai_100.images import of_one_row, sees
 from qeffbuild.cloud_ai_100.layers import partition_nodes
-from qeffbuild.cloud_ai_100.names import COMMANDS, GRAPH, SPECIALIZATIONS
+from qeffbuild.cloud_ai_100.names import COMMANDS, GRAPH, IMAGE_FACTS, SPECIALIZATIONS
 from qeffbuild.cloud_ai_100.reader_shapes import reader_specializations
 from qeffbuild.cloud_ai_100.specializations import specializations, with_windows
 from qeffbuild.errors import BackendError
 from qeffbuild.executor.work import Work
-from qeffbuild.graph.files import load_graph
-from qeffbuild.graphs import members
+from qeffbuild.graph.files import load_graph, save_graph
+from qeffbuild.graphs import Member, members
 from qeffbuild.package import ADAPTERS, bring_adapters
 from qeffbuild.signature import IoSignature
 from qeffbuild.spec.types import QuantizationSpec, SpecializationSpec
@@ -34,17 +36,33 @@ OURS = frozenset({GRAPH, SPECIALIZATIONS, CUSTOM_IO, COMMANDS, "io.json", "compi
 
 
 def run(work: Work) -> None:
-    for name in (GRAPH, "io.json"):
-        shutil.copyfile(work.inputs["graph"] / name, work.out / name)
-    model = load_graph(work.out / GRAPH)
-    weights = bring_weights(model, work.inputs["exported"], work.out)
-    _bring_adapters(work)
     made = json.loads((work.inputs["exported"] / "export.json").read_text())
-    asked = replace(Asked.read(work.params), task=made.get("task", "causal-lm"), positions=_positions(work))
-    argv = write_documents(asked, model, IoSignature.load(work.out / "io.json"), work.leaves, work.out)
-    (work.out / COMMANDS).write_text(json.dumps([argv], indent=1) + "\n")
+    asked = replace(
+        Asked.read(work.params),
+        task=made.get("task", "causal-lm"),
+        positions=_positions(work),
+        images=Images.read(made["image"]) if "image" in made else None,
+    )
+    if "image" in made:  # whoever feeds the programs has to know
+        (work.out / IMAGE_FACTS).write_text(json.dumps(made["image"], indent=1, sort_keys=True) + "\n")
+    _bring_adapters(work)
+    main, *others = members(work.inputs["graph"])
+    commands, weights = [], dict[str, None]()
+    for member in (*others, main):  # what sees comes first
+        for path in (member.graph, member.io):
+            shutil.copyfile(path, work.out / path.name)
+        model = load_graph(member.graph)
+        if asked.images is not None and asked.shapes.batch_size == 1 and sees(member.signature):
+            of_one_row(model.graph, member.signature).save(work.out / member.io.name)
+            save_graph(model, work.out / member.file)
+        weights |= dict.fromkeys(bring_weights(model, work.inputs["exported"], work.out, member.prefix))
+        if member is main:
+            commands.append(write_documents(asked, model, member.signature, work.leaves, work.out))
+        else:
+            commands.append(write_vision(asked, member, work.leaves.get("templates"), work.out))
+    (work.out / COMMANDS).write_text(json.dumps(commands, indent=1) + "\n")
     script = work.out / "compile.sh"
-    script.write_text(documents.compile_script(argv, weights, work.leaves.get("templates")))
+    script.write_text(documents.compile_script(commands, list(weights), work.leaves.get("templates")))
     script.chmod(0o755)
 
 
@@ -74,6 +92,7 @@ class Asked:
     stages: int
     task: str = "causal-lm"
     positions: int | None = None  # of an encoder that hears
+    images: Images | None = None  # of a model that sees
 
     @classmethod
     def read(cls, params: Mapping[str, Any]) -> Asked:
@@ -98,8 +117,10 @@ def write_documents(
     `named` holds the files that options name, and a user's templates.
     """
     own, options = named.get("templates"), asked.options
-    if asked.task == "causal-lm":
+    if asked.task in ("causal-lm", "image-text"):
         entries = with_windows(specializations(asked.shapes, continuous=asked.continuous), signature)
+        if asked.images is not None:  # continuous batching prefills one prompt at a time, and has its images
+            entries = with_images(entries, asked.images, signature, rows=asked.shapes.batch_size)
     else:
         entries = reader_specializations(asked.task, asked.shapes, asked.positions)
     text = documents.specializations_json(entries, options.form, own)
@@ -119,6 +140,33 @@ def write_documents(
         node_precision_info=_taken(named, "node_precision_info", out, _any_text),
     )
     return compile_argv(options, asked.quantization, asked.dtype, files, has_states=bool(signature.states))
+
+
+def write_vision(asked: Asked, member: Member, own: Path | None, out: Path) -> list[str]:
+    """The documents of the graph that sees, in a folder of its name, and the compiler's arguments.
+
+    What options say of nodes and of the decoder's layers is not said of it; its weights keep their precision.
+    """
+    assert asked.images is not None, "a graph that sees has images"
+    folder, cores = out / member.name, asked.options.num_cores
+    folder.mkdir()
+    text = documents.specializations_json(vision_specializations(asked.images), asked.options.form, own)
+    (folder / SPECIALIZATIONS).write_text(text)
+    (folder / CUSTOM_IO).write_text(documents.custom_io_yaml(member.signature, "float16", own))
+    slices = None
+    if asked.num_devices > 1:
+        slices = documents.slice_file(asked.num_devices)
+        (folder / slices).write_text(documents.tensor_slice_json(asked.num_devices, cores, own))
+    files = Files(
+        graph=member.file,
+        specializations=f"{member.name}/{SPECIALIZATIONS}",
+        custom_io=f"{member.name}/{CUSTOM_IO}",
+        slices=slices and f"{member.name}/{slices}",
+        output=f"{member.name}/{OUTPUT}",
+    )
+    options = replace(asked.options, sub_functions=False, mdp_dump_partition_config=None)
+    plain = replace(asked.quantization, mxfp6_matmul=False)
+    return compile_argv(options, plain, asked.dtype, files, has_states=False)
 
 
 def _partitions(asked: Asked, model: ir.Model, named: Mapping[str, Path], out: Path) -> tuple[str | None, str | None]:

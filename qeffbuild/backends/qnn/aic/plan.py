@@ -49,7 +49,7 @@ def _lower(spec: BuildSpec, graph: str) -> Step:
             "qeffbuild.graph",
             "qeffbuild.graphs",
             "qeffbuild.signature",
-            *_shared("cache_ops", "carried", "functions", "layers", "norms", "opset17", "rings"),
+            *_shared("cache_ops", "carried", "functions", "images", "layers", "names", "norms", "opset17", "rings"),
         ),
         tools=_GRAPH_TOOLS,
     )
