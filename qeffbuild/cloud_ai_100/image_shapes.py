@@ -13,7 +13,7 @@ from qeffbuild.signature import IoSignature
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Images:
-    """The size that images are built for, how many a prompt has at most, and how many embeddings one becomes."""
+    """The size of pixels, how many images a prompt has at most, and how many embeddings one becomes."""
 
     height: int
     width: int
@@ -22,7 +22,8 @@ class Images:
 
     @classmethod
     def read(cls, said: Mapping[str, Any]) -> Images:
-        height, width = said["img_size"]
+        pixels = said["processed"]["pixel_values"]  # in channels, or patches: those do not say how they lay
+        height, width = pixels[-2:] if len(pixels) > 3 else said["img_size"]
         return cls(height=height, width=width, most=said["max_num_images"], embeddings=said["vision_size"])
 
     @property

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import small_models
+from small_models import STEPS, asked_of, greedy_by_transformers
 
 from qeffbuild.backends.onnxruntime.session import open_session
 from qeffbuild.models.images import read_image
@@ -17,39 +18,12 @@ from qeffbuild.package import Package
 from qeffbuild.runtime.engine import Engine
 from qeffbuild.spec.types import DecodingSpec
 
-STEPS = 6
 # Their images see themselves as a whole, so that a chunk has to hold one.
 CHUNKS = {"gemma3": "specialization.prefill_seq_len=9"}
 
 # One plain family, one that turns by a grid and stacks features, one whose images see themselves as a whole.
 QUICK = ("llava", "qwen3_vl", "gemma3")
 CASES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in small_models.FAMILIES]
-
-
-def greedy_by_transformers(
-    folder: Path, family: str, prompts: Sequence[str], images: Sequence[Path]
-) -> list[list[int]]:
-    """Each prompt alone, by the model's own generate."""
-    import torch
-    from transformers import AutoModelForImageTextToText
-
-    processor = load_processor(folder, family)
-    model = AutoModelForImageTextToText.from_pretrained(folder, attn_implementation="eager").eval()
-    answers = []
-    for prompt, image in zip(prompts, images, strict=True):
-        said = processor(text=[prompt], images=[[read_image(image)]], return_tensors="pt")
-        with torch.no_grad():
-            made = model.generate(**said, max_new_tokens=STEPS, min_new_tokens=STEPS, do_sample=False)
-        answers.append(made[0, said["input_ids"].shape[1] :].tolist())
-    return answers
-
-
-def asked_of(folder: Path, family: str, room: Path) -> tuple[list[str], list[Path]]:
-    token = load_processor(folder, family).image_token
-    images = [room / f"{seed}.png" for seed in (1, 2)]
-    for seed, path in enumerate(images):
-        small_models.picture(seed=seed).save(path)
-    return [f"w1 w2 {token} w3 w4 w5", f"w7 {token} w8 w9 w10 w11 w12 w13 w14"], images
 
 
 @pytest.mark.parametrize("family", CASES)

@@ -23,7 +23,13 @@ class Device:
     """A lowered graph with its states, in `rows` slots."""
 
     def __init__(
-        self, model: ir.Model, signature: IoSignature, rows: int, folder: Path, context: int = CONTEXT
+        self,
+        model: ir.Model,
+        signature: IoSignature,
+        rows: int,
+        folder: Path,
+        context: int = CONTEXT,
+        **sizes_of_others: int,
     ) -> None:
         patch(model)
         save_graph(model, folder / "graph.onnx")
@@ -32,6 +38,7 @@ class Device:
         self.signature = signature
         # What memory holds before anything was written is anything.
         sizes: dict[int | str, Any] = {"batch_size": rows, "full_batch_size": rows, "ctx_len": context}
+        sizes |= sizes_of_others
         sizes["sliding_window"] = next((state.window for state in signature.states if state.window), None)
         self.states = {
             state.name: np.full([sizes.get(axis, axis) for axis in state.axes], np.nan).astype(state.dtype)
@@ -39,13 +46,17 @@ class Device:
         }
         self.made: dict[str, np.ndarray] = {}
 
-    def run(self, ids: Sequence[Sequence[int]], positions: Sequence[Sequence[int]], **more: np.ndarray) -> np.ndarray:
-        feed = {"input_ids": np.array(ids), "position_ids": np.array(positions), **more, **self.states}
+    def run(self, ids: Sequence[Sequence[int]], positions: Any, **more: np.ndarray) -> np.ndarray:
+        made = self.feed(input_ids=np.array(ids), position_ids=np.array(positions), **more)
+        return made.get("logits", next(iter(made.values())))
+
+    def feed(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        """One run by the names of inputs; all that comes out. States stay here."""
         names = [output.name for output in self.session.get_outputs()]
-        made = dict(zip(names, self.session.run(None, feed), strict=True))
+        made = dict(zip(names, self.session.run(None, {**inputs, **self.states}), strict=True))
         self.states = {state.name: made[state.output] for state in self.signature.states}
         self.made = made
-        return made.get("logits", made[names[0]])
+        return made
 
 
 def chunks(prompts: Sequence[Sequence[int]], size: int) -> Iterator[tuple[list[list[int]], list[list[int]]]]:
