@@ -44,9 +44,7 @@ DIFFERENT: dict[str, tuple[str, ...]] = {
 
 # Not replayed yet, and why. A case that replays has to leave this list.
 NOT_YET: dict[str, str] = {
-    **dict.fromkeys(("quant_awq", "quant_ct_fp8"), "checkpoints that are quantized already"),
     "swiftkv": "SwiftKV",
-    "vlm_llava_dual": "images",
 }
 
 
