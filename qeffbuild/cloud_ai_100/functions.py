@@ -37,12 +37,6 @@ def outline_layers(model: ir.Model, layer_of: Mapping[ir.Node, int]) -> None:
     """Rewrites `model`; `layer_of` has the nodes that show their layer by a weight or a state."""
     bodies = [_body(nodes) for nodes in _regions(model.graph, layer_of)]
     forms = list(dict.fromkeys(body.form for body in bodies))
-    if len(forms) == len(bodies) > 1:
-        raise ModelError(
-            "onnx.unsupported",
-            f"graph: no two of its {len(bodies)} layers are alike, so there is no function to call",
-            hint="leave backend.sub_functions out",
-        )
     outputs = [
         sorted({place for body in bodies if body.form == form for place in _read_outside(body)}) for form in forms
     ]
@@ -74,21 +68,20 @@ def _regions(graph: ir.Graph, layer_of: Mapping[ir.Node, int]) -> list[list[ir.N
             latest[node] = max(found)
             members.setdefault(max(found), []).append(node)
     regions = [members[layer] for layer in sorted(members)]
-    if len(regions) < 2:
-        raise ModelError("onnx.unsupported", "graph: it has no layers that repeat", hint="leave sub_functions out")
-    return [*regions[:-1], _as_long_as_another(regions)]
+    if not regions:
+        raise ModelError("onnx.unsupported", "graph: it has no layers", hint="leave backend.sub_functions out")
+    return [*regions[:-1], _without_head(regions, layer_of)]
 
 
-def _as_long_as_another(regions: Sequence[Region]) -> list[ir.Node]:
-    """The last layer without the head: as many nodes as the last layer before it that begins alike."""
+def _without_head(regions: Sequence[Region], layer_of: Mapping[ir.Node, int]) -> list[ir.Node]:
+    """The last layer: as many nodes as the last layer before it that begins alike, else up to its last weight."""
     last = regions[-1]
     for other in reversed(regions[:-1]):
         ops = [node.op_type for node in other]
         if [node.op_type for node in last[: len(other)]] == ops:
             return list(last[: len(other)])
-    raise ModelError(
-        "onnx.unsupported", "graph: its last layer is like no other", hint="leave backend.sub_functions out"
-    )
+    end = max(place for place, node in enumerate(last) if node in layer_of)
+    return list(last[: end + 1])
 
 
 def _body(nodes: Region) -> _Body:

@@ -9,7 +9,7 @@ import numpy as np
 
 from qeffbuild.cloud_ai_100.compiled import Entry, entries
 from qeffbuild.cloud_ai_100.device import Device
-from qeffbuild.errors import BackendError, RunError
+from qeffbuild.errors import AbsentError, BackendError, RunError
 from qeffbuild.package import Package
 from qeffbuild.signature import IoSignature, Tensor
 
@@ -22,6 +22,10 @@ PADDING = -1
 
 def open_session(package: Package, devices: Sequence[int] = ()) -> Session:
     """Loads the program on these devices; where the driver's binding is missing, an error says what to install."""
+    if package.task == "image-text":
+        name = package.model["name"]
+        hint = "load its programs with the SDK's own tools, or build it for this machine with another backend"
+        raise AbsentError("backend.absent", f"{name}: models that see do not run on devices from here yet", hint=hint)
     count = package.manifest["devices"]
     if devices and len(devices) != count:
         raise RunError(

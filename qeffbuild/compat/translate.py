@@ -137,9 +137,14 @@ def _set_task(made: Translation, api: str, loading: dict[str, Any]) -> None:
         made.values.setdefault("specialization.seq_len", 32)
 
 
+# What families call the number of heads with keys and values of their own, else that of all heads.
+_HEADS = ("num_key_value_heads", "num_kv_heads", "num_attention_heads", "n_head", "n_heads")
+
+
 def _replication(config: Mapping[str, Any], devices: int) -> int:
     """How often KV heads are repeated until they divide over the devices."""
-    heads = config.get("num_key_value_heads") or config["num_attention_heads"]
+    known = (config[name] for name in _HEADS if config.get(name))
+    heads = 1 if config.get("multi_query") else next(known, devices)
     return next(times for times in range(1, devices + 1) if heads * times % devices == 0)
 
 
