@@ -24,6 +24,11 @@ _LEFT_OUT = {
     "verbose": "the log of every step is kept",
     "dynamo": "there is one exporter",
     "offload_pt_weights": "weights are never loaded whole",
+    "enable_chunking": "prompts are prefilled in chunks in any case",
+    "moe_prefill_packed_chunk_size": "experts take the tokens of a chunk as they come",
+    "mdp_strategy": "stages are split by layers",
+    "mdp_compiler_dump_path": "stages are split by layers, whatever a compiler left behind",
+    "num_patches": "how many patches an image becomes follows from its size",
     "compile_dir": "results are filed under their keys; out=DIR copies a package",
     "iteration": "it belongs to a run of an image generator",
     "automation": "it belongs to a run of an image generator",
@@ -99,10 +104,12 @@ def translate_call(request: Mapping[str, Any], config: Mapping[str, Any]) -> Tra
         compiling["enable_qnn"] = config_file  # the command line has one flag for both
     extras = dict(loading.pop("qaic_config", None) or {})
     dtype = str(loading.pop("torch_dtype", None) or loading.pop("dtype", None) or "").removeprefix("torch.")
-    known = keywords()
+    known, api = keywords(), str(request.get("api", ""))
+    if _TASKS.get(api) == "image-text" and {"height", "width"} <= compiling.keys():  # of images that are not square
+        compiling["img_size"] = [compiling.pop("height"), compiling.pop("width")]
     said = {name: value for part in (loading, extras, compiling) for name, value in part.items() if name in known}
     made = translate(said, {name: value for name, value in compiling.items() if name not in known})
-    _set_task(made, str(request.get("api", "")), loading)
+    _set_task(made, api, loading)
     if dtype and dtype != "auto":
         made.values["model.dtype"] = dtype
     if extras.get("replicate_kv_heads"):
@@ -133,6 +140,8 @@ def _set_task(made: Translation, api: str, loading: dict[str, Any]) -> None:
     if task == "embedding":  # without a word about it, QEfficient gives every token's vector
         made.values["model.pooling"] = _POOLINGS.get(pooling, pooling) or "none"
         made.values["model.normalize"] = False
+    if task == "speech-seq2seq":
+        made.values.setdefault("specialization.ctx_len", 150)
     if task in ("embedding", "sequence-classification"):
         made.values.setdefault("specialization.seq_len", 32)
 
