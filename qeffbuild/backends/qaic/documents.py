@@ -75,8 +75,12 @@ def pipeline_json(stages: Sequence[Stage], num_cores: int, own: Path | None = No
 
 
 def compile_script(commands: Sequence[Sequence[str]], weights: Sequence[str], own: Path | None = None) -> str:
-    """A shell script that says the commands; `weights` are the files that must lie beside it."""
-    said = {"compiler": COMPILER, "commands": [list(argv[1:]) for argv in commands], "weights": list(weights)}
+    """A shell script that says the commands; `weights` are the files that must lie beside it.
+
+    `arguments` are those of the last one, for templates that know of one graph only.
+    """
+    said: dict[str, Any] = {"compiler": COMPILER, "commands": [list(argv[1:]) for argv in commands]}
+    said |= {"arguments": said["commands"][-1], "weights": list(weights)}
     return render("qaic/compile.sh.j2", said, own=own)
 
 
