@@ -32,7 +32,7 @@ from qeffbuild.package import ADAPTERS, bring_adapters
 from qeffbuild.signature import IoSignature
 from qeffbuild.spec.types import QuantizationSpec, SpecializationSpec
 
-OURS = frozenset({GRAPH, SPECIALIZATIONS, CUSTOM_IO, COMMANDS, "io.json", "compile.sh"})
+OURS = frozenset({GRAPH, SPECIALIZATIONS, CUSTOM_IO, COMMANDS, IMAGE_FACTS, "io.json", "vision.onnx", "compile.sh"})
 
 
 def run(work: Work) -> None:
