@@ -48,7 +48,9 @@ def custom_io_yaml(signature: IoSignature, precision: str, own: Path | None = No
     if any(state.kind == "adapter" for state in states):
         tensors = [*(state.name for state in states), *(state.output for state in states)]
     heard = [tensor.name for tensor in signature.inputs if "feature_len" in tensor.axes]
-    tensors = [*heard, *tensors] if states else [tensor.name for tensor in (*signature.inputs, *signature.outputs)]
+    tensors = (
+        [*heard, *tensors] if signature.states else [tensor.name for tensor in (*signature.inputs, *signature.outputs)]
+    )
     kept = {name for state in states if state.kind != IMAGE for name in (state.name, state.output)}
     kept |= {*heard}
     said = {"tensors": [{"name": name, "precision": precision if name in kept else "float16"} for name in tensors]}
