@@ -19,11 +19,13 @@ MANIFEST = "manifest.json"
 PROVENANCE = "provenance.json"
 TOKENIZER = "tokenizer"
 KV_SCALES = "kv_scales.json"  # of a cache in int8, where it was calibrated: calibration/kv.py
+GATE = "gate.json"  # of one graph: actions/gate.py
 ADAPTERS = "adapters"  # a folder, where adapters are inputs; beside it, in the folders of steps, its table
 SCHEMA = 1
 
 _REQUIRED = ("backend", "task", "graphs", "specialization", "model", "quantization", "tokenizer", "files", "digest")
 _CHUNK = 1 << 20
+_OF_GATE = ("at_most", "limits", "prompts", "skipped")  # what differs from machine to machine stays behind
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +164,13 @@ def bring_adapters(source: Path, out: Path) -> dict[str, Any] | None:
         shutil.copytree(source / ADAPTERS, out / ADAPTERS, copy_function=shutil.copyfile)
     said = json.loads(table.read_text())
     return {"form": said["form"], "names": said["names"]}
+
+
+def gates(inputs: Mapping[str, Path]) -> dict[str, Any]:
+    """What the gates among a step's inputs found, for the manifest; nothing where there was none."""
+    found = [json.loads((folder / GATE).read_text()) for folder in inputs.values() if (folder / GATE).is_file()]
+    said = {gate["edge"]: {key: gate[key] for key in _OF_GATE if key in gate} for gate in found}
+    return {"gate": said} if said else {}
 
 
 # What transformers' generation does beyond choosing the likeliest token.

@@ -25,6 +25,7 @@ from qeffbuild.package import (
     TOKENIZER,
     Package,
     bring_adapters,
+    gates,
     model_facts,
     write_manifest,
     write_provenance,
@@ -104,6 +105,7 @@ def _manifest(graphs: Sequence[Member], work: Work, facts: Mapping[str, Any], ha
         "model": model_facts(facts),
         "quantization": {**work.params["quantization"], **_encoded(lowered), **_measured(work)},
         "tokenizer": TOKENIZER if has_tokenizer else None,
+        **gates(work.inputs),
         **({"image": exported["image"]} if "image" in exported else {}),
     }
 

@@ -62,12 +62,13 @@ def not_reproducible(said: Mapping[str, Any]) -> QeffBuildError:
 
 
 def verify(path: Path) -> dict[str, Any]:
-    """Check every byte of a package against its manifest."""
+    """Check every byte of a package against its manifest, and say what its gates found."""
     from qeffbuild.package import Package
 
     package = Package.open(path, verify=True)
     files = package.manifest["files"]
-    return {"schema": 1, "path": str(path), "files": len(files), "bytes": sum(file["size"] for file in files.values())}
+    said = {"files": len(files), "bytes": sum(file["size"] for file in files.values())}
+    return {"schema": 1, "path": str(path), **said, "gate": package.manifest.get("gate", {})}
 
 
 def doctor(root: Path) -> dict[str, Any]:

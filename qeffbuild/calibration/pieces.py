@@ -62,7 +62,8 @@ class Runner:
         graph.initializer.extend(onnx.numpy_helper.from_array(constants[name], name) for name in names(inside))
         for name, array in {**example, **fed}.items():
             dtype = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
-            graph.input.append(onnx.helper.make_tensor_value_info(name, dtype, [None] * array.ndim))
+            shape = array.shape if name in fed else [None] * array.ndim
+            graph.input.append(onnx.helper.make_tensor_value_info(name, dtype, shape))
         graph.output.extend(onnx.ValueInfoProto(name=value.name) for value in wanted)
         imports = [onnx.helper.make_opsetid(domain, version) for domain, version in opsets.items()]
         model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=10)

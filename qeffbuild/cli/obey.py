@@ -303,7 +303,7 @@ def lock(job: Job, call: Call) -> Answer:
 
 def verify(job: Job, call: Call) -> Answer:
     said = api.verify(Path(call.operands[0]))
-    return Answer(said, shown=f"{said['path']}: {text.count(said['files'], 'file')}, every byte as recorded")
+    return Answer(said, shown=text.verified(said, Look.of(sys.stdout)))
 
 
 def import_(job: Job, call: Call) -> Answer:

@@ -50,7 +50,7 @@ def plan(model: Any, within: str = "", first: int = 1) -> Layers:
     `within` is the path of the part of the model that has them, where there are others. `first` is the first layer that
     others may be copies of: what enters an earlier one is not the output of a layer.
     """
-    path, stack = _stack(model, within)
+    path, stack = stack_of(model, within)
     kinds = _kinds(stack, model.config.get_text_config(decoder=True))
     count = len(kinds)
     firsts = [kinds.index(kind) for kind in kinds]
@@ -65,7 +65,7 @@ def plan(model: Any, within: str = "", first: int = 1) -> Layers:
     return Layers(path=path, count=count, traced=traced, template=tuple(template), twins=tuple(twins))
 
 
-def _stack(model: nn.Module, within: str) -> tuple[str, nn.ModuleList]:
+def stack_of(model: nn.Module, within: str) -> tuple[str, nn.ModuleList]:
     """The longest list of modules of few classes is the stack of decoder layers; lists inside of lists are parts."""
     parts = ((name, module) for name, module in model.named_modules() if name.startswith(within))
     lists = [(name, module) for name, module in parts if isinstance(module, nn.ModuleList)]

@@ -83,7 +83,7 @@ def export(
     torch.set_num_threads(1)
     task, said = facts["task"], facts["config"]
     how, is_normal = embedding_of(facts, pooling, normalize)
-    kind = _kind(task, how, is_normal)
+    kind = kind_of(task, how, is_normal)
     config = skeleton.configuration(said)
     progress(0.05, "building a small model of the same kind")
     rejected: list[tuple[str, str]] = []
@@ -134,7 +134,7 @@ def embedding_of(facts: Mapping[str, Any], pooling: str, normalize: bool | None)
     return how, said.get("normalize", False) if normalize is None else normalize
 
 
-def _kind(task: str, how: str, is_normal: bool) -> Kind:
+def kind_of(task: str, how: str, is_normal: bool) -> Kind:
     if task == "embedding":
         return Kind(graphs=lambda model: (embedder(model, how, normalize=is_normal),), error=_error_at_once)
     if task == "sequence-classification":

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from qeffbuild.errors import SpecError
+from qeffbuild.plan.gates import gated
 from qeffbuild.plan.passes import STEP, transform
 from qeffbuild.plan.types import GOALS, Goal, Leaf, Plan, Step
 
@@ -36,6 +37,7 @@ def resolve(spec: BuildSpec, goal: Goal, backend_steps: BackendSteps) -> Plan:
     front, passes = _front(spec), transform(spec, "export")
     steps = (*front, *backend_steps(spec, "export")) if passes is None else (*front, passes, *backend_steps(spec, STEP))
     steps = tuple(_remembering(spec, step) if _kind(step) == "package" else step for step in steps)
+    steps = gated(spec, steps, model_leaves(spec.model))
     goals = tuple(step.name for step in steps if _kind(step) in _KINDS[goal])
     if not goals:
         kinds = dict.fromkeys(_kind(step) for step in steps)

@@ -193,6 +193,20 @@ def cache_verify(said: Document) -> str:
     return "\n".join([*lines, f"{len(lines)} of {count(said['entries'], 'entry', 'entries')} damaged"])
 
 
+def verified(said: Document, look: Look) -> str:
+    """A package whose bytes are right, and how far each of its gates found a graph from PyTorch, at most."""
+    line = f"{said['path']}: {count(said['files'], 'file')}, every byte as recorded"
+    rows = []
+    for edge, gate in said["gate"].items():
+        found = gate.get("at_most", {})
+        figures = [figure_of(found.get(name)) for name in ("error", "noise", "kl", "agreement")]
+        rows.append([edge, *figures, gate.get("skipped", "")])
+    if not rows:
+        return line
+    columns: list[Column | str] = ["GATE", *(Column(name, True) for name in ("ERROR", "NOISE", "KL", "SAME TOKEN")), ""]
+    return f"{line}\n{table(columns, rows, look)}"
+
+
 def commands(said: Document) -> str:
     """The vendor's command lines, as one would type them."""
     from shlex import join

@@ -137,7 +137,7 @@ def load(model: Path, *, threads: int | None = None) -> Any:
     """PyTorch's network of a model folder, in float32."""
     import torch
 
-    from qeffbuild.runtime.reference import network_of
+    from qeffbuild.gate.network import network_of
 
     if threads is not None:
         torch.set_num_threads(threads)

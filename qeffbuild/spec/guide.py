@@ -19,6 +19,7 @@ _TITLES: Mapping[str, str] = {
     "specialization": "the static shapes of a build",
     "device_group": "which devices, and how a model is spread over them",
     "transforms": "what is changed in the graph between export and the backend",
+    "gate": "how near each graph has to be to PyTorch",
     "decoding": "how tokens are chosen; read when a package runs, never part of a build's key",
     "launch": "where and how steps run",
     "cache": "where finished steps are kept",

@@ -199,6 +199,27 @@ class TransformsSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GateSpec:
+    """How graphs are held against PyTorch with the model's own weights before anything is made of them."""
+
+    level: Literal["none", "fast", "full"] = option(
+        "fast", "fast: the graph that a build ends with, on two short prompts; full: the graph of every step, on eight"
+    )
+    tolerance: float | None = option(
+        None,
+        "most difference of the logits, in their spreads; null: 1e-3 for float32, 5e-2 for float16",
+        low=0.0,
+        high=10.0,
+    )
+    kl: float | None = option(
+        None,
+        "most KL of a quantized graph, in nats, beyond what quantizing has measured; null: 0.1 for 8 bits, else 0.5",
+        low=0.0,
+        high=100.0,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DecodingSpec:
     """How tokens are chosen. Read at run time, never part of a build's key."""
 
@@ -256,6 +277,7 @@ class BuildSpec:
     decoding: DecodingSpec
     adapters: Mapping[str, str]
     transforms: TransformsSpec = field(default_factory=TransformsSpec)
+    gate: GateSpec = field(default_factory=GateSpec)
     launch: LaunchSpec
     cache: CacheSpec
     prompts: tuple[str, ...] = option((), "what `run` answers; none: the model's example prompts")

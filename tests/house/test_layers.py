@@ -18,7 +18,7 @@ PACKAGE = Path(qeffbuild.__file__).parent
 # A room may import the rooms before it, never those behind it.
 ORDER = [
     "errors", "paths", "signature", "graphs", "spec", "plan", "store", "executor", "rendering", "package", "models",
-    "export", "architectures", "graph", "transforms", "calibration", "quantizers", "cloud_ai_100", "actions", "backends",
+    "export", "architectures", "graph", "transforms", "calibration", "quantizers", "gate", "cloud_ai_100", "actions", "backends",
     "runtime", "report", "world", "api", "compat", "cli", "cloud",
 ]  # fmt: skip
 SHELVES = {"architectures", "quantizers", "actions", "backends"}  # plug-ins on one shelf never import each other

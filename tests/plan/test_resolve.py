@@ -20,11 +20,13 @@ def changed(one: Plan, other: Plan) -> list[str]:
 
 
 def test_the_default_build_leads_from_a_fetch_to_a_package(plan_of: Callable[..., Plan]) -> None:
-    assert names(plan_of()) == ["fetch", "check", "export", "lower", "package"]
+    assert names(plan_of()) == ["fetch", "check", "export", "lower", "reference", "gate[lower]", "package"]
 
 
 def test_quantization_comes_between_export_and_lowering(plan_of: Callable[..., Plan]) -> None:
-    assert names(plan_of("quantization=int8")) == ["fetch", "check", "export", "quantize", "lower", "package"]
+    steps = names(plan_of("quantization=int8", "gate=none"))
+
+    assert steps == ["fetch", "check", "export", "quantize", "lower", "package"]
 
 
 def test_a_goal_leaves_out_what_it_does_not_need(plan_of: Callable[..., Plan]) -> None:

@@ -12,7 +12,7 @@ from qeffbuild.executor.work import Work
 from qeffbuild.graph.weights import checkpoint_folder
 from qeffbuild.graphs import members
 from qeffbuild.models import save_tokenizer
-from qeffbuild.package import TOKENIZER, bring_adapters, model_facts, write_manifest, write_provenance
+from qeffbuild.package import TOKENIZER, bring_adapters, gates, model_facts, write_manifest, write_provenance
 
 
 def run(work: Work) -> None:
@@ -44,6 +44,7 @@ def run(work: Work) -> None:
         },
         "devices": work.params["num_devices"],
         "tokenizer": TOKENIZER if has_tokenizer else None,
+        **gates(work.inputs),
     }
     if (documents / IMAGE_FACTS).is_file():
         manifest["image"] = json.loads((documents / IMAGE_FACTS).read_text())

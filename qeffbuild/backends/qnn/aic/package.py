@@ -10,7 +10,7 @@ from qeffbuild.cloud_ai_100.names import SPECIALIZATIONS
 from qeffbuild.executor.work import Work
 from qeffbuild.graph.weights import checkpoint_folder
 from qeffbuild.models import save_tokenizer
-from qeffbuild.package import TOKENIZER, bring_adapters, model_facts, write_manifest, write_provenance
+from qeffbuild.package import TOKENIZER, bring_adapters, gates, model_facts, write_manifest, write_provenance
 from qeffbuild.signature import IoSignature
 
 
@@ -35,5 +35,6 @@ def run(work: Work) -> None:
         "quantization": {"method": "none", **{name: params[name] for name in ("mxfp6_matmul", "mxint8_kv_cache")}},
         "devices": params["num_devices"],
         "tokenizer": TOKENIZER if has_tokenizer else None,
+        **gates(work.inputs),
     }
     write_manifest(work.out, manifest if adapters is None else {**manifest, "adapters": adapters})

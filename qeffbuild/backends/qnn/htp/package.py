@@ -15,7 +15,7 @@ from qeffbuild.errors import StepError
 from qeffbuild.executor.work import Work
 from qeffbuild.graph.weights import checkpoint_folder
 from qeffbuild.models import save_tokenizer
-from qeffbuild.package import TOKENIZER, Package, model_facts, write_manifest, write_provenance
+from qeffbuild.package import TOKENIZER, Package, gates, model_facts, write_manifest, write_provenance
 from qeffbuild.signature import IoSignature
 
 
@@ -47,6 +47,7 @@ def run(work: Work) -> None:
         "graphs": graphs,
         "model": model_facts(facts),
         "tokenizer": TOKENIZER if has_tokenizer else None,
+        **gates(work.inputs),
     }
     package = write_manifest(work.out, manifest)
     if not work.params["weight_sharing"]:

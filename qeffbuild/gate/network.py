@@ -1,0 +1,127 @@
+"""A model folder -> PyTorch's own network of it in float32, whatever the checkpoint stores.
+
+transformers itself loads it. Weights stay mapped from their files, and what is stored narrower is widened one module
+at a time, while that module runs: a network is no larger in memory than its largest module.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from qeffbuild.gate.pages import give_back, mapped_files
+from qeffbuild.graph.decode import decode
+from qeffbuild.models import Facts, Tensor, read_facts
+from qeffbuild.models.tasks import CAUSAL, classes
+
+
+def network_of(folder: Path) -> Any:
+    """A checkpoint that another tool quantized is decoded as the package's weights are, without that tool."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as talk
+
+    talk.disable_progress_bar()  # stderr has one voice, and it is ours
+    said = json.loads((folder / "config.json").read_text("utf-8"))
+    if not said.get("quantization_config"):
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
+    from transformers import CONFIG_MAPPING
+
+    said.pop("quantization_config")
+    config = CONFIG_MAPPING[said["model_type"]].from_dict(said)
+    state = {name: torch.from_numpy(array) for name, array in _decoded(folder, read_facts(folder)).items()}
+    cls: Any = AutoModelForCausalLM._model_mapping[type(config)]
+    return cls.from_pretrained(None, config=config, state_dict=state, dtype=torch.float32).eval()
+
+
+@contextlib.contextmanager
+def mapped_network(folder: Path, facts: Facts) -> Iterator[Any]:
+    """The network of any task, to be run inside the block."""
+    import torch
+    import transformers
+    from transformers.utils import logging as talk
+
+    if facts.config.get("quantization_config"):
+        with torch.inference_mode():
+            yield network_of(folder)
+        return
+    talk.disable_progress_bar()
+    is_causal = facts.task == CAUSAL
+    cls: Any = transformers.AutoModelForCausalLM
+    cls = cls if is_causal else getattr(transformers, classes(facts.task)[facts.config["model_type"]])
+    model = cls.from_pretrained(folder, dtype="auto", local_files_only=True, attn_implementation="eager").eval()
+    if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
+        model = _with_exact_buffers(model, facts)
+    mapped = mapped_files()
+    hooks = [hook for module in model.modules() for hook in _hooks(module, mapped)]
+    try:
+        with torch.inference_mode():
+            yield model
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _with_exact_buffers(narrow: Any, facts: Facts) -> Any:
+    """The same weights in a network that was made in float32: a rotary table or a scale in bfloat16 is another one."""
+    import torch
+
+    from qeffbuild.export.skeleton import configuration, skeleton
+    from qeffbuild.models.classes import model_from
+
+    config = configuration(facts.config)
+    made: Any = skeleton(config, lambda said: model_from(said, facts.task, attn_implementation="eager"))
+    stored = set(narrow.state_dict())
+    for name, module in narrow.named_modules():
+        own = made.get_submodule(name)
+        own._parameters.update(module._parameters)
+        for key, buffer in module._buffers.items():
+            if buffer is not None and f"{name}.{key}".lstrip(".") in stored:
+                own._buffers[key] = buffer.to(torch.float32) if buffer.is_floating_point() else buffer
+    return made
+
+
+def _hooks(module: Any, mapped: Sequence[range]) -> Iterator[Any]:
+    """Around a module's own computation: its weights in float32 before it, and their memory given back after it."""
+    own = {name: weight for name, weight in module._parameters.items() if weight is not None}
+    if not own:
+        return
+
+    def widen(*_: Any) -> None:
+        for name, weight in own.items():
+            if weight.is_floating_point():
+                module._parameters[name] = weight.float()
+
+    def release(*_: Any) -> None:
+        for name, weight in own.items():
+            module._parameters[name] = weight
+            give_back(weight.data_ptr(), weight.nbytes, mapped)
+
+    yield module.register_forward_pre_hook(widen)
+    yield module.register_forward_hook(release)
+
+
+def _decoded(folder: Path, facts: Facts) -> dict[str, np.ndarray]:
+    """Every weight as float32 under its plain name."""
+    found = {}
+    for name, tensor in facts.plain_tensors.items():
+        encoded = facts.encodings.get(name)
+        if encoded is None:
+            found[name] = _read(folder, tensor).astype(np.float32)
+            continue
+        parts = {role: _read(folder, facts.tensors[part]) for role, part in encoded.parts.items()}
+        found[name] = np.ascontiguousarray(decode(encoded.format, parts, encoded.options, encoded.shape))
+    return found
+
+
+def _read(folder: Path, tensor: Tensor) -> np.ndarray:
+    dtype = np.dtype(getattr(ml_dtypes, tensor.dtype, tensor.dtype))
+    shape = (tensor.nbytes,)
+    raw = np.memmap(folder / tensor.file, np.uint8, mode="r", offset=tensor.offset, shape=shape)
+    return np.asarray(raw).view(dtype).reshape(tensor.shape)
