@@ -41,7 +41,7 @@ def network_of(folder: Path) -> Any:
 
 
 @contextlib.contextmanager
-def mapped_network(folder: Path, facts: Facts) -> Iterator[Any]:
+def mapped_network(folder: Path, facts: Facts, *, trust_remote_code: bool = False) -> Iterator[Any]:
     """The network of any task, to be run inside the block."""
     import torch
     import transformers
@@ -52,6 +52,12 @@ def mapped_network(folder: Path, facts: Facts) -> Iterator[Any]:
             yield network_of(folder)
         return
     talk.disable_progress_bar()
+    if trust_remote_code and facts.config.get("auto_map"):  # what it does with narrow weights is its own affair
+        auto = transformers.AutoModelForCausalLM
+        trusted = {"local_files_only": True, "trust_remote_code": trust_remote_code}
+        with torch.inference_mode():
+            yield auto.from_pretrained(folder, dtype=torch.float32, **trusted).eval()
+        return
     is_causal = facts.task == CAUSAL
     cls: Any = transformers.AutoModelForCausalLM
     cls = cls if is_causal else getattr(transformers, classes(facts.task)[facts.config["model_type"]])

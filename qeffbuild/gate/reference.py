@@ -57,7 +57,7 @@ def make(
     torch.set_num_threads(1)
     rows = list(_rows(folder, facts, level, trust_remote_code))
     tensors: dict[str, np.ndarray] = {}
-    with mapped_network(folder, facts) as network:
+    with mapped_network(folder, facts, trust_remote_code=trust_remote_code) as network:
         ask = wrap(network)
         for number, row in enumerate(rows):
             tensors |= {f"input.{number}.{name}": array for name, array in row.items()}

@@ -18,7 +18,7 @@ from qeffbuild.spec.types import BuildSpec
 
 GAP = "???"  # Hydra's word for a value that must be given
 
-_GROUPS = ("model", "quantization", "specialization", "transforms", "device_group")
+_GROUPS = ("model", "quantization", "specialization", "transforms", "gate", "device_group")
 REMEMBERED = (*_GROUPS, "backend", "adapters", "recipe")  # the first parts of keys that say what is built
 # Shown, said at run time, or known of the model before it is fetched: no step reads them.
 _ELSEWHERE = frozenset(
