@@ -73,7 +73,7 @@ def test_what_cannot_be_is_refused_before_anything_runs(spec_of, words, kind, sa
     ids=lambda value: " ".join(value) or "plain" if isinstance(value, list) else None,
 )
 def test_the_steps_are_those_of_the_target(plan_of, words, names):
-    assert plan_names(plan_of, *words) == names
+    assert plan_names(plan_of, "gate=none", *words) == names
 
 
 def test_each_compile_is_in_a_process_of_its_own(plan_of):
