@@ -8,7 +8,7 @@ token, those of an overlap twice, as QEfficient's perplexity script does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -100,7 +100,7 @@ def read_text(
 def evaluate(engine: Engine, text: Text) -> Evaluation:
     """Scores the text with the package, as many windows at a time as the package has rows."""
     scores = _Scores(text)
-    for window, first, logits_NV in _predictions(engine, text):
+    for window, first, logits_NV in predictions(engine, text):
         scores.add(window, first, logits_NV)
     return scores.evaluation()
 
@@ -118,7 +118,7 @@ def compare(engine: Engine, model: Path, text: Text, *, threads: int | None = No
     network = load(model, threads=threads)
     ours, theirs, divergence = _Scores(text), _Scores(text), 0.0
     known: dict[Window, np.ndarray] = {}  # PyTorch's logits of the windows that the package is working on
-    for window, first, logits_NV in _predictions(engine, text):
+    for window, first, logits_NV in predictions(engine, text):
         if window not in known:
             known[window] = _logits_of(network, text, window)
         start = first - window.begin - 1
@@ -131,6 +131,26 @@ def compare(engine: Engine, model: Path, text: Text, *, threads: int | None = No
             del known[window]
     found = ours.evaluation()
     return {**as_json(found, theirs.evaluation()), "kl": divergence / found.tokens}
+
+
+def continuations(engine: Engine, pairs: Iterable[tuple[Sequence[int], Sequence[int]]]) -> Iterator[tuple[float, bool]]:
+    """For each context and continuation: its log-probability, and whether it is what greedy decoding would say."""
+    token_ids, asked = list[int](), list[Window]()
+    for context, wanted in pairs:
+        kept = [*context, *wanted][-(engine.limits.ctx_len + 1) :]
+        begin, end = len(token_ids), len(token_ids) + len(kept)
+        asked.append(Window(begin, max(begin + 1, end - len(wanted)), end))
+        token_ids += kept
+    text = Text(np.array(token_ids), tuple(asked))
+    sums, greedy = dict.fromkeys(asked, 0.0), dict.fromkeys(asked, True)
+    for window, first, logits_NV in predictions(engine, text):
+        skipped = max(0, window.scored - first)
+        logits_NV = logits_NV[skipped:]
+        if len(logits_NV):
+            wanted_N = text.token_ids[first + skipped : first + skipped + len(logits_NV)]
+            sums[window] += float(np.take_along_axis(_log_shares(logits_NV), wanted_N[:, None], axis=-1).sum())
+            greedy[window] &= bool((logits_NV.argmax(axis=-1) == wanted_N).all())
+    yield from ((sums[window], greedy[window]) for window in asked)
 
 
 def load(model: Path, *, threads: int | None = None) -> Any:
@@ -177,7 +197,7 @@ def _log_shares(logits_NV: np.ndarray) -> np.ndarray:
     return shares
 
 
-def _predictions(engine: Engine, text: Text) -> Iterator[tuple[Window, int, np.ndarray]]:
+def predictions(engine: Engine, text: Text) -> Iterator[tuple[Window, int, np.ndarray]]:
     """Each window's logits in pieces: which tokens they predict, from which on. A piece holds until the next one."""
     slots = engine.limits.slots
     engine.current = None  # the windows overwrite the cache: no stream may go on

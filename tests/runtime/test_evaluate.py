@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qeffbuild.errors import RunError
-from qeffbuild.runtime.evaluate import Evaluation, as_json, evaluate, read_text, reference, windows
+from qeffbuild.runtime.evaluate import Evaluation, as_json, continuations, evaluate, read_text, reference, windows
 from qeffbuild.runtime.evaluate import Text as Predicted
 from qeffbuild.spec.types import DecodingSpec
 
@@ -116,3 +116,20 @@ def test_the_reference_is_the_loss_that_transformers_computes(tmp_path: Path):
         said = model(ids, labels=ids)
     assert found.perplexity == pytest.approx(float(said.loss.exp()), rel=1e-5)
     assert found.choices.tolist() == said.logits[0, :-1].argmax(-1).tolist()
+
+
+def test_a_continuation_costs_what_the_model_says_of_each_of_its_tokens(toy):
+    engine, model, _ = toy(slots=2, prefill_seq_len=4, ctx_len=16)
+    best = model.greedy([1, 2, 3], 2)
+    pairs = [([1, 2, 3], best), ([4], [5, 6]), ([7, 8, 9, 10, 11, 12], [3])]
+
+    found = list(continuations(engine, pairs))
+
+    for (context, wanted), (score, is_greedy) in zip(pairs, found, strict=True):
+        cost = 0.0
+        for place, token in enumerate(wanted):
+            logits = model.logits([*context, *wanted[:place]]).astype(np.float64)
+            cost += logits[token] - np.log(np.exp(logits).sum())
+        assert score == pytest.approx(cost, rel=1e-5)
+        assert is_greedy == (model.greedy(context, len(wanted)) == list(wanted))
+    assert found[0][1]
