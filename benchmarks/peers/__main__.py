@@ -17,6 +17,7 @@ import subprocess
 import sys
 import sysconfig
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,7 +27,8 @@ import numpy as np
 from benchmarks.peers.models import DEMO, NAMES, make
 
 HERE = Path(__file__).parent
-SHAPE = ("specialization.ctx_len=1152", "specialization.prefill_seq_len=256")
+PREFILL = 256
+CONTEXTS = {"demo": 512, "gpt2-124m": 1024}  # all others 1,152
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +49,20 @@ VARIANTS = (
     Variant("qeffbuild int4", "qeffbuild", ("quantization=int4",)),
     Variant("llama.cpp q8_0", "llama.cpp", ("q8_0",)),
     Variant("llama.cpp q4_0", "llama.cpp", ("q4_0",)),
+    Variant("OpenVINO int8", "openvino", ("int8",)),
+    Variant("OpenVINO int4", "openvino", ("int4",)),
+    Variant("optimum-onnx fp32", "optimum-onnx", ()),
     Variant("onnxruntime-genai int8", "onnxruntime-genai", ("int8",), ("llama-160m", "llama-1.1b")),
     Variant("onnxruntime-genai int4", "onnxruntime-genai", ("int4",), ("llama-160m", "llama-1.1b")),
 )
-# What pip is asked for; the model builder of genai also needs torch and transformers, which are taken from ours.
-PACKAGES = {"llama.cpp": ("llama-cpp-python", "gguf"), "onnxruntime-genai": ("onnxruntime-genai",)}
-SEES_OURS = {"onnxruntime-genai"}
+# What pip is asked for. Those that convert models want torch, too, which is taken from ours, and stays as it is.
+PACKAGES = {
+    "llama.cpp": ("llama-cpp-python", "gguf"),
+    "onnxruntime-genai": ("onnxruntime-genai",),
+    "openvino": ("optimum-intel", "openvino", "nncf", "torch=={torch}"),
+    "optimum-onnx": ("optimum-onnx", "torch=={torch}"),
+}
+SEES_OURS = {"onnxruntime-genai", "openvino", "optimum-onnx"}
 
 
 class NotHere(Exception):
@@ -62,8 +72,8 @@ class NotHere(Exception):
 def called(*command: object, what: str) -> None:
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
     if done.returncode:
-        last = (done.stderr.strip() or done.stdout.strip() or "no word").splitlines()[-1]
-        raise NotHere(f"{what}: {last[:120]}")
+        said = (done.stderr.strip() or done.stdout.strip() or "no word").splitlines()
+        raise NotHere(f"{what}: {next((line for line in said if line.startswith('error')), said[-1])[:120]}")
 
 
 def python_of(engine: str, folder: Path) -> Path:
@@ -74,11 +84,12 @@ def python_of(engine: str, folder: Path) -> Path:
     python = home / "bin" / "python"
     if not (home / "ready").exists():
         called(sys.executable, "-m", "venv", home, what="venv")
-        called(python, "-m", "pip", "install", "-q", *PACKAGES[engine], what="pip")
         if engine in SEES_OURS:
             paths = [sysconfig.get_path("purelib"), *(path for path in sys.path if path.endswith("site-packages"))]
             site = next((home / "lib").glob("python3*")) / "site-packages"
             (site / "ours.pth").write_text("\n".join(dict.fromkeys(paths)) + "\n")
+        wanted = [each.format(torch=version("torch").partition("+")[0]) for each in PACKAGES[engine]]
+        called(python, "-m", "pip", "install", "-q", *wanted, what="pip")
         (home / "ready").touch()
     return python
 
@@ -93,12 +104,15 @@ def prepared(variant: Variant, source: Path, folder: Path) -> Path:
     made.mkdir(parents=True, exist_ok=True)
     python = python_of(variant.engine, folder)
     if variant.engine == "qeffbuild":
-        which = ("model=demo", "specialization.prefill_seq_len=256", "specialization.ctx_len=512")
-        words = which if source == DEMO else ("model=hf", f"model.path={source}", *SHAPE)
-        asked = ("--allow-outside", *words, *variant.words, f"out={made / 'package'}")
+        context = CONTEXTS.get(source.name, 1152)
+        shape = (f"specialization.prefill_seq_len={PREFILL}", f"specialization.ctx_len={context}")
+        which = ("model=demo",) if source == DEMO else ("model=hf", f"model.path={source}")
+        asked = ("--allow-outside", *which, *shape, *variant.words, f"out={made / 'package'}")
         called(python, "-m", "qeffbuild", "build", *asked, what="build")
     elif variant.engine == "llama.cpp":
         called(python, HERE / "gguf_file.py", source, made / "model.gguf", *variant.words, what="conversion")
+    elif variant.engine in ("openvino", "optimum-onnx"):
+        called(python, HERE / "optimum_model.py", variant.engine, source, made, *variant.words, what="conversion")
     else:
         build = ("-m", "onnxruntime_genai.models.builder", "-i", source, "-o", made, "-p", *variant.words, "-e", "cpu")
         called(python, *build, what="model builder")

@@ -77,6 +77,40 @@ class Transformers:
         return self._run([token_id], self.past)
 
 
+class OpenVino(Transformers):
+    def __init__(self, model: str, threads: int) -> None:
+        import torch
+        from optimum.intel import OVModelForCausalLM
+
+        self.torch = torch
+        asked = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        self.network = OVModelForCausalLM.from_pretrained(model, ov_config=asked)
+
+    def _run(self, token_ids: list[int], past: Any) -> np.ndarray:
+        made = self.network(
+            input_ids=self.torch.tensor([token_ids]), past_key_values=past, use_cache=True,
+            attention_mask=self.torch.ones(1, self.length + len(token_ids), dtype=self.torch.int64),
+        )  # fmt: skip
+        self.past, self.length = made.past_key_values, self.length + len(token_ids)
+        return np.asarray(made.logits)[0, -1]
+
+    def prefill(self, token_ids: list[int]) -> np.ndarray:
+        self.length = 0
+        return self._run(token_ids, None)
+
+
+class Optimum(OpenVino):
+    def __init__(self, model: str, threads: int) -> None:
+        import onnxruntime as ort
+        import torch
+        from optimum.onnxruntime import ORTModelForCausalLM
+
+        self.torch = torch
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        self.network = ORTModelForCausalLM.from_pretrained(model, session_options=options)
+
+
 class LlamaCpp:
     def __init__(self, model: str, threads: int) -> None:
         import llama_cpp as lib
@@ -135,7 +169,14 @@ class GenAI:
         return np.asarray(self.generator.get_logits()).reshape(-1)
 
 
-ENGINES = {"qeffbuild": Ours, "transformers": Transformers, "llama.cpp": LlamaCpp, "onnxruntime-genai": GenAI}
+ENGINES = {
+    "qeffbuild": Ours,
+    "transformers": Transformers,
+    "llama.cpp": LlamaCpp,
+    "onnxruntime-genai": GenAI,
+    "openvino": OpenVino,
+    "optimum-onnx": Optimum,
+}
 
 
 def answer(engine: Engine, asked: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from qeffbuild.spec.types import BuildSpec
 
 _SESSION = "qeffbuild.backends.onnxruntime.session"  # packaging ends with a run in it
 _FAST_BLOCKS = 128
+_CALIBRATED_BLOCKS = 256  # a fifth faster again, at a loss that rounding with a text in view makes good
 _GRAPH_TOOLS = ("ml-dtypes", "numpy", "onnx", "onnx-ir")
 
 
@@ -33,7 +34,9 @@ def _with_blocks(spec: BuildSpec) -> BuildSpec:
     asked = spec.quantization
     if spec.backend.options.profile == "accurate" or not quantizers.makes_blocks(asked) or asked.block_size is not None:
         return spec
-    return replace(spec, quantization=replace(asked, block_size=_FAST_BLOCKS))
+    is_calibrated = quantizers.find(asked.method).CALIBRATED and asked.bits != 8
+    block_size = _CALIBRATED_BLOCKS if is_calibrated else _FAST_BLOCKS
+    return replace(spec, quantization=replace(asked, block_size=block_size))
 
 
 def _rowwise(spec: BuildSpec, graph: str) -> Step:

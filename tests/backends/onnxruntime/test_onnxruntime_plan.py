@@ -100,6 +100,26 @@ def test_the_fast_profile_adds_a_form_for_prompts_to_quantized_packages_and_take
     assert steps(said, "export")[0].params["block_size"] == 32
 
 
+@pytest.mark.parametrize(("method", "bits", "block_size"), [("gptq", None, 256), ("gptq", 8, 128), ("hqq", None, 128)])
+def test_blocks_are_largest_where_a_text_makes_up_for_it(method: str, bits: int | None, block_size: int) -> None:
+    fast = with_said("options", profile="fast")
+    quantized = replace(fast, quantization=QuantizationSpec(method=method, bits=bits))
+
+    made = {step.name: step for step in steps(quantized, "export")}
+
+    assert made["quantize"].params["block_size"] == block_size
+
+
+def test_an_int8_cache_is_written_by_both_forms() -> None:
+    fast = with_said("options", profile="fast")
+    quantized = replace(fast, quantization=QuantizationSpec(method="int8", kv_cache="int8"))
+
+    made = {step.name: step for step in steps(quantized, "export")}
+
+    assert made["lower"].inputs == {"graph": "quantize"}
+    assert made["lower[prefill]"].inputs == {"graph": "quantize[prefill]", "kv_scales": "quantize"}
+
+
 def test_the_small_profile_only_takes_larger_blocks() -> None:
     small = with_said("options", profile="small")
     quantized = replace(small, quantization=replace(small.quantization, method="int4"))
