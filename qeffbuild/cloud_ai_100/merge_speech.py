@@ -12,8 +12,8 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
+from qeffbuild.cloud_ai_100.form import unsupported
 from qeffbuild.cloud_ai_100.layers import name_nodes
-from qeffbuild.errors import ModelError
 from qeffbuild.graph.emit import Emitter
 from qeffbuild.graph.fold import remove_unread
 from qeffbuild.signature import IoSignature, State, Tensor
@@ -61,7 +61,7 @@ def _free_frames(graph: ir.Graph, sound: Tensor) -> None:
             _free_reshape(graph, node, positions)
     table = next((node for node in graph if node.op_type == "Add" and _table(node, positions) is not None), None)
     if table is None:
-        raise _unsupported("the encoder adds no table of positions")
+        raise unsupported("the encoder adds no table of positions")
     place = _table(table, positions)
     assert place is not None
     emit, rows = Emitter(graph, "frames"), table.inputs[1 - place]
@@ -88,7 +88,7 @@ def _free_reshape(graph: ir.Graph, node: ir.Node, positions: int) -> None:
     if target is None or positions not in (sizes := target.numpy().tolist()):
         return
     if -1 in sizes:
-        raise _unsupported("a shape of the encoder has two free sizes")
+        raise unsupported("a shape of the encoder has two free sizes")
     emit = Emitter(graph, f"frames.{node.name}")
     node.replace_input_with(1, emit.constant(np.array([-1 if size == positions else size for size in sizes])))
 
@@ -162,7 +162,3 @@ def _set_io(graph: ir.Graph, signature: IoSignature) -> None:
     graph.inputs[:] = [inputs[name] for name in taken]
     names = [*(tensor.name for tensor in signature.outputs), *(state.output for state in signature.states)]
     graph.outputs[:] = [made[name] for name in names]
-
-
-def _unsupported(what: str) -> ModelError:
-    return ModelError("onnx.unsupported", f"graph: {what}", hint="this model needs another backend")

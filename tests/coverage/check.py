@@ -20,7 +20,7 @@ import torch
 
 from qeffbuild.backends.onnxruntime.lower import lower
 from qeffbuild.backends.onnxruntime.session import open_session
-from qeffbuild.cloud_ai_100.lower import Form
+from qeffbuild.cloud_ai_100.form import Form
 from qeffbuild.cloud_ai_100.lower import lower as lower_qaic
 from qeffbuild.errors import QeffBuildError
 from qeffbuild.export import export

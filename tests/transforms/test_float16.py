@@ -15,7 +15,8 @@ from played_device import Device
 
 from qeffbuild.actions import export as export_action
 from qeffbuild.actions import transform as transform_action
-from qeffbuild.cloud_ai_100.lower import Form, lower
+from qeffbuild.cloud_ai_100.form import Form
+from qeffbuild.cloud_ai_100.lower import lower
 from qeffbuild.graph.files import load_graph, save_graph
 from qeffbuild.graph.weights import Folder, Weights
 from qeffbuild.graph.write import write_weights

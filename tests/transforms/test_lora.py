@@ -14,7 +14,8 @@ import pytest
 from adapter_folders import merged, write_adapter
 from played_device import Device, generate
 
-from qeffbuild.cloud_ai_100.lower import Form, lower
+from qeffbuild.cloud_ai_100.form import Form
+from qeffbuild.cloud_ai_100.lower import lower
 from qeffbuild.errors import ModelError, QeffBuildError, RunError
 from qeffbuild.graph.files import load_graph
 from qeffbuild.graph.weights import Folder, Weights

@@ -12,7 +12,8 @@ import small_decoder as small
 from played_device import Device
 
 from qeffbuild.actions import transform as transform_action
-from qeffbuild.cloud_ai_100.lower import Form, lower
+from qeffbuild.cloud_ai_100.form import Form
+from qeffbuild.cloud_ai_100.lower import lower
 from qeffbuild.errors import QeffBuildError
 from qeffbuild.executor.work import Work
 from qeffbuild.graph.files import load_graph, save_graph

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from qeffbuild.backends.qaic.command import COMPILER, COMPILER_ENV
+from qeffbuild.cloud_ai_100.plan import GRAPH_TOOLS, lower
+from qeffbuild.cloud_ai_100.plan import rooms as shared
 from qeffbuild.cloud_ai_100.requests import is_continuous
 from qeffbuild.paths import resource_dir
 from qeffbuild.plan.resolve import model_leaves
@@ -12,8 +14,6 @@ from qeffbuild.plan.types import Leaf, Step, params_of
 from qeffbuild.spec.types import BuildSpec
 
 _ROOM = "qeffbuild.backends.qaic"
-_SHARED = "qeffbuild.cloud_ai_100"
-_GRAPH_TOOLS = ("ml-dtypes", "numpy", "onnx", "onnx-ir")
 
 # Options that say where something is found: what is found there is a leaf of its own.
 _PLACES = ("compiler", "templates", "node_precision_info", "mdp_load_partition_config", "mdp_compiler_dump_path")
@@ -21,44 +21,11 @@ _PLACES = ("compiler", "templates", "node_precision_info", "mdp_load_partition_c
 
 def steps(spec: BuildSpec, graph: str) -> tuple[Step, ...]:
     """`graph` is the step that gives the neutral graph."""
-    return (_lower(spec, graph), _render(spec, graph), _compile(spec, graph), _package(spec))
-
-
-def _lower(spec: BuildSpec, graph: str) -> Step:
-    shapes = spec.specialization
-    # Rejected drafts would have overwritten what a ring still has to show.
-    keeps_full = spec.backend.options.retain_full_kv or bool(shapes.num_speculative_tokens)
-    params = {
-        "continuous_batching": is_continuous(spec),
-        "comp_ctx_lengths": bool(shapes.comp_ctx_lengths_prefill or shapes.comp_ctx_lengths_decode),
-        "num_logits_to_keep": bool(shapes.num_speculative_tokens),
-        "kv_cache_prefix": spec.backend.options.kv_cache_prefix,
-        "sub_functions": spec.backend.options.sub_functions,
-        "one_token": shapes.prefill_seq_len == 1 and not shapes.num_speculative_tokens,
-        "rings_below": None if keeps_full else shapes.ctx_len,
-    }
-    return Step(
-        name="lower",
-        action=f"{_SHARED}.lower",
-        params=params,
-        reads={
-            "continuous_batching": "specialization.continuous_batching",
-            "comp_ctx_lengths": "specialization.comp_ctx_lengths_prefill",
-            "num_logits_to_keep": "specialization.num_speculative_tokens",
-            "kv_cache_prefix": "backend.kv_cache_prefix",
-            "sub_functions": "backend.sub_functions",
-            "one_token": "specialization.prefill_seq_len",
-            "rings_below": "specialization.ctx_len",
-        },
-        inputs={"graph": graph},
-        code=(
-            "qeffbuild.graph",
-            "qeffbuild.graphs",
-            "qeffbuild.signature",
-            *_shared("cache_ops", "carried", "functions", "images", "layers", "lower_reader", "merge_speech", "names"),
-            *_shared("norms", "opset17", "rings"),
-        ),
-        tools=_GRAPH_TOOLS,
+    return (
+        lower(spec, graph, sub_functions=spec.backend.options.sub_functions),
+        _render(spec, graph),
+        _compile(spec, graph),
+        _package(spec),
     )
 
 
@@ -102,7 +69,7 @@ def _render(spec: BuildSpec, graph: str) -> Step:
             "qeffbuild.signature",
             "qeffbuild.spec.types",
             "qeffbuild.graph",
-            *_shared(
+            *shared(
                 "context_lengths",
                 "folder",
                 "image_shapes",
@@ -140,10 +107,10 @@ def _compile(spec: BuildSpec, graph: str) -> Step:
         code=(
             "qeffbuild.graph",
             "qeffbuild.executor.command",
-            *_shared("folder", "names"),
+            *shared("folder", "names"),
             *_rooms("command", "compiler"),
         ),
-        tools=_GRAPH_TOOLS,
+        tools=GRAPH_TOOLS,
         env=(COMPILER_ENV,),
     )
 
@@ -174,7 +141,7 @@ def _package(spec: BuildSpec) -> Step:
             "qeffbuild.package",
             "qeffbuild.graphs",
             "qeffbuild.signature",
-            *_shared("names"),
+            *shared("names"),
             *_rooms("command"),
         ),
         tools=("tokenizers", "transformers"),
@@ -183,7 +150,3 @@ def _package(spec: BuildSpec) -> Step:
 
 def _rooms(*names: str) -> tuple[str, ...]:
     return tuple(f"{_ROOM}.{name}" for name in names)
-
-
-def _shared(*names: str) -> tuple[str, ...]:
-    return tuple(f"{_SHARED}.{name}" for name in names)

@@ -11,7 +11,8 @@ from played_device import ANSWER, Device, generate
 
 from qeffbuild.actions import export as export_action
 from qeffbuild.actions import fetch as fetch_action
-from qeffbuild.cloud_ai_100.lower import Form, lower
+from qeffbuild.cloud_ai_100.form import Form
+from qeffbuild.cloud_ai_100.lower import lower
 from qeffbuild.errors import ModelError
 from qeffbuild.executor.work import Work
 from qeffbuild.graph.files import load_graph

@@ -14,8 +14,9 @@ import small_decoder as small
 from played_device import ANSWER, Device, chunks, generate
 
 from qeffbuild.backends.qaic.pipeline import split_into_stages
+from qeffbuild.cloud_ai_100.form import Form
 from qeffbuild.cloud_ai_100.layers import partition_nodes
-from qeffbuild.cloud_ai_100.lower import Form, lower
+from qeffbuild.cloud_ai_100.lower import lower
 from qeffbuild.errors import ModelError
 from qeffbuild.signature import IoSignature
 

@@ -15,7 +15,8 @@ from played_device import ANSWER, Device, generate
 
 from qeffbuild.actions import export as export_action
 from qeffbuild.actions import fetch as fetch_action
-from qeffbuild.cloud_ai_100.lower import Form, lower
+from qeffbuild.cloud_ai_100.form import Form
+from qeffbuild.cloud_ai_100.lower import lower
 from qeffbuild.cloud_ai_100.norms import NAME
 from qeffbuild.cloud_ai_100.opset17 import OPSET
 from qeffbuild.executor.work import Work

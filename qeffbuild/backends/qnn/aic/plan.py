@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from qeffbuild.backends.qnn.aic.sdk import BACKEND, CONVERTER, DEFAULT_SDK, EXTENSIONS, GENERATOR, SDK_ENV
+from qeffbuild.cloud_ai_100.plan import GRAPH_TOOLS, lower
+from qeffbuild.cloud_ai_100.plan import rooms as shared
 from qeffbuild.cloud_ai_100.requests import is_continuous
 from qeffbuild.paths import resource_dir
 from qeffbuild.plan.resolve import model_leaves
@@ -12,47 +14,11 @@ from qeffbuild.plan.types import Leaf, Step, params_of
 from qeffbuild.spec.types import BuildSpec
 
 _ROOM = "qeffbuild.backends.qnn.aic"
-_SHARED = "qeffbuild.cloud_ai_100"
-_GRAPH_TOOLS = ("ml-dtypes", "numpy", "onnx", "onnx-ir")
 _TOLD = ("num_cores", "mos", "aic_enable_depth_first", "allow_mxint8_mdp_io", "stats_level")
 
 
 def steps(spec: BuildSpec, graph: str) -> tuple[Step, ...]:
-    return (_lower(spec, graph), _render(spec, graph), _compile(spec, graph), _package(spec))
-
-
-def _lower(spec: BuildSpec, graph: str) -> Step:
-    shapes = spec.specialization
-    # Rejected drafts would have overwritten what a ring still has to show.
-    keeps_full = spec.backend.options.retain_full_kv or bool(shapes.num_speculative_tokens)
-    return Step(
-        name="lower",
-        action=f"{_SHARED}.lower",
-        params={
-            "continuous_batching": is_continuous(spec),
-            "comp_ctx_lengths": bool(shapes.comp_ctx_lengths_prefill or shapes.comp_ctx_lengths_decode),
-            "num_logits_to_keep": bool(shapes.num_speculative_tokens),
-            "kv_cache_prefix": spec.backend.options.kv_cache_prefix,
-            "rings_below": None if keeps_full else shapes.ctx_len,
-            "one_token": shapes.prefill_seq_len == 1 and not shapes.num_speculative_tokens,
-        },
-        reads={
-            "continuous_batching": "specialization.continuous_batching",
-            "comp_ctx_lengths": "specialization.comp_ctx_lengths_prefill",
-            "num_logits_to_keep": "specialization.num_speculative_tokens",
-            "kv_cache_prefix": "backend.kv_cache_prefix",
-            "rings_below": "specialization.ctx_len",
-            "one_token": "specialization.prefill_seq_len",
-        },
-        inputs={"graph": graph},
-        code=(
-            "qeffbuild.graph",
-            "qeffbuild.graphs",
-            "qeffbuild.signature",
-            *_shared("cache_ops", "carried", "functions", "images", "layers", "names", "norms", "opset17", "rings"),
-        ),
-        tools=_GRAPH_TOOLS,
-    )
+    return (lower(spec, graph), _render(spec, graph), _compile(spec, graph), _package(spec))
 
 
 def _render(spec: BuildSpec, graph: str) -> Step:
@@ -91,7 +57,7 @@ def _render(spec: BuildSpec, graph: str) -> Step:
                 "qeffbuild.graph",
                 "qeffbuild.package",
             ),
-            *_shared("context_lengths", "folder", "names", "specializations"),
+            *shared("context_lengths", "folder", "names", "specializations"),
             *_rooms("command", "documents", "overrides", "sdk"),
         ),
         tools=("jinja2", "onnx", "onnx-ir", "pyyaml"),
@@ -113,8 +79,8 @@ def _compile(spec: BuildSpec, graph: str) -> Step:
             *((Leaf(name="dlc", path=dlc),) if dlc else ()),
             *model_leaves(spec.model),
         ),
-        code=("qeffbuild.graph", "qeffbuild.executor.command", *_shared("folder", "names"), *_rooms("command", "sdk")),
-        tools=_GRAPH_TOOLS,
+        code=("qeffbuild.graph", "qeffbuild.executor.command", *shared("folder", "names"), *_rooms("command", "sdk")),
+        tools=GRAPH_TOOLS,
         env=(SDK_ENV,),
     )
 
@@ -142,7 +108,7 @@ def _package(spec: BuildSpec) -> Step:
         leaves=model_leaves(spec.model),
         code=(
             *("qeffbuild.models.tokenizer", "qeffbuild.package", "qeffbuild.signature"),
-            *_shared("names"),
+            *shared("names"),
             *_rooms("command"),
         ),
         tools=("tokenizers", "transformers"),
@@ -156,7 +122,3 @@ def _quantization(spec: BuildSpec) -> dict[str, bool]:
 
 def _rooms(*names: str) -> tuple[str, ...]:
     return tuple(f"{_ROOM}.{name}" for name in names)
-
-
-def _shared(*names: str) -> tuple[str, ...]:
-    return tuple(f"{_SHARED}.{name}" for name in names)

@@ -1,0 +1,53 @@
+"""BuildSpec -> the step that every compiler for Cloud AI 100 begins with: the neutral graph in the device's form."""
+
+from __future__ import annotations
+
+from qeffbuild.cloud_ai_100.requests import is_continuous
+from qeffbuild.plan.types import Step
+from qeffbuild.spec.types import BuildSpec
+
+GRAPH_TOOLS = ("ml-dtypes", "numpy", "onnx", "onnx-ir")
+_ROOM = "qeffbuild.cloud_ai_100"
+
+
+def lower(spec: BuildSpec, graph: str, *, sub_functions: bool = False) -> Step:
+    """`graph` is the step that gives the neutral graph; a function per kind of layer is not every compiler's option."""
+    shapes, options = spec.specialization, spec.backend.options
+    # Rejected drafts would have overwritten what a ring still has to show.
+    keeps_full = options.retain_full_kv or bool(shapes.num_speculative_tokens)
+    return Step(
+        name="lower",
+        action=f"{_ROOM}.lower",
+        params={
+            "continuous_batching": is_continuous(spec),
+            "comp_ctx_lengths": bool(shapes.comp_ctx_lengths_prefill or shapes.comp_ctx_lengths_decode),
+            "num_logits_to_keep": bool(shapes.num_speculative_tokens),
+            "kv_cache_prefix": options.kv_cache_prefix,
+            "sub_functions": sub_functions,
+            "one_token": shapes.prefill_seq_len == 1 and not shapes.num_speculative_tokens,
+            "rings_below": None if keeps_full else shapes.ctx_len,
+        },
+        reads={
+            "continuous_batching": "specialization.continuous_batching",
+            "comp_ctx_lengths": "specialization.comp_ctx_lengths_prefill",
+            "num_logits_to_keep": "specialization.num_speculative_tokens",
+            "kv_cache_prefix": "backend.kv_cache_prefix",
+            "sub_functions": "backend.sub_functions",
+            "one_token": "specialization.prefill_seq_len",
+            "rings_below": "specialization.ctx_len",
+        },
+        inputs={"graph": graph},
+        code=(
+            "qeffbuild.graph",
+            "qeffbuild.graphs",
+            "qeffbuild.signature",
+            *rooms("cache_ops", "carried", "form", "functions", "images", "layers", "lower_reader", "merge_speech"),
+            *rooms("names", "norms", "opset17", "rewriting", "rings"),
+        ),
+        tools=GRAPH_TOOLS,
+    )
+
+
+def rooms(*names: str) -> tuple[str, ...]:
+    """Modules of this room, as code of a step."""
+    return tuple(f"{_ROOM}.{name}" for name in names)
