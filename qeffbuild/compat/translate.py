@@ -87,6 +87,9 @@ def translate(said: Mapping[str, Any], others: Mapping[str, Any]) -> Translation
         if flag is None or flag.key is None or value is None or name in ("model_name", "local_model_dir"):
             continue
         made.values[flag.key] = value
+    key = "specialization.num_speculative_tokens"
+    if isinstance(drafted := made.values.get(key), list):  # a number that is said twice is one graph
+        made.values[key] = sorted(set(drafted))
     if (mos := made.values.get("backend.mos")) is not None and mos <= 0:
         del made.values["backend.mos"]
     _set_lengths(made, said)
@@ -189,6 +192,9 @@ def _set_lengths(made: Translation, said: Mapping[str, Any]) -> None:
         lengths = settled(prefill, decode, ctx_len, chunk)
     else:
         lengths = automatic(ctx_len, chunk)
+    if said.get("prefill_only") is True:  # without decode, nothing is in the way of the lengths as they are
+        whole = settled([], prefill, ctx_len, chunk)[1] if prefill else lengths[1]
+        lengths = (whole, lengths[1])
     for phase, given, chosen in zip(("prefill", "decode"), (prefill, decode), lengths, strict=True):
         is_there = said.get("prefill_only") is not (phase == "decode")
         made.values.pop(f"specialization.comp_ctx_lengths_{phase}", None)

@@ -10,10 +10,13 @@ from qeffbuild.models.facts import Facts
 from qeffbuild.models.tasks import CTC, GENERATING
 from qeffbuild.spec.types import BuildSpec
 
+_INTEGERS = frozenset({"awq", "gptq", "packed"})  # forms whose integers a compiled graph keeps; others become floats
+
 
 def fit(spec: BuildSpec, facts: Facts) -> None:
     """Refuse a context, devices or pipeline stages that the model does not have room for."""
-    if spec.quantization.mxfp6_matmul and facts.encodings:
+    held = {encoded.format for encoded in facts.encodings.values()} & _INTEGERS
+    if spec.quantization.mxfp6_matmul and held:
         method = facts.config["quantization_config"]["quant_method"]
         raise SpecError(
             "spec.conflict",

@@ -40,7 +40,7 @@ def overrides_of(case: Case, model: Path, out: Path) -> tuple[str, ...]:
     made = translated(case["request"], model, config_of(case))
     for note in made.notes:
         print(f"note: {note}", file=sys.stderr)
-    made.values = {name: _found(value) for name, value in made.values.items()}
+    made.values = {name: _found(name, value, model) for name, value in made.values.items()}
     for name, folder in adapters_of(case["request"], model).items():
         made.values[f"adapters.{name}"] = folder
     if "adapter" in case["request"]:
@@ -65,12 +65,22 @@ def translated(request: Mapping[str, Any], model: Path, config: Mapping[str, Any
     return translate_call(asked, config)
 
 
-def _found(value: Any) -> Any:
-    """`{w}/work/x.json` is a place on the recording machine: the file of that name here, or the name alone."""
+def _found(key: str, value: Any, model: Path) -> Any:
+    """`{w}/work/x.json` is a place on the recording machine: the file of that name here, or one that says nothing.
+
+    A name that the compiler writes to stays a name.
+    """
     if not isinstance(value, str) or not value.startswith("{"):
         return value
     name = Path(value).name
-    return str(NAMED / name) if (NAMED / name).is_file() else name
+    if key == "backend.mdp_dump_partition_config":
+        return name
+    if (NAMED / name).is_file():
+        return str(NAMED / name)
+    made = model.parent / "named" / name
+    made.parent.mkdir(exist_ok=True)
+    made.write_text(json.dumps({"connections": [], "partitions": []} if "partition" in key else {}))
+    return str(made)
 
 
 def replay(path: Path, folder: Path) -> dict[str, Any]:

@@ -29,6 +29,13 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any], dict
         LM, {}, {"prefill_only": True, "enable_chunking": True, "mdp_strategy": "equal_split"}, {},
         {"specialization.prefill_only": True, "backend.extra_args": None},
     ),
+    "lengths of prefill alone": (
+        LM, {"qaic_config": {"ccl_enabled": True}}, {"prefill_only": True, "ctx_len": 4096}, {},
+        {"specialization.comp_ctx_lengths_prefill": [4096], "specialization.comp_ctx_lengths_decode": None},
+    ),
+    "drafts said twice": (
+        LM, {}, {"num_speculative_tokens": [3, 1, 3]}, {}, {"specialization.num_speculative_tokens": [1, 3]},
+    ),
     "sound": (HEARS, {}, {}, {}, {"specialization.ctx_len": 150}),
 }  # fmt: skip
 
