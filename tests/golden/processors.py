@@ -19,10 +19,9 @@ def words_of(config: Config) -> dict[str, tuple[int, str]]:
     """Attribute of the tokenizer -> id and token. Those without an id in the configuration come last in the vocabulary."""
     named = _FAMILIES[config["model_type"]](config)[2]
     text = config.get("text_config") or config
-    last, said = text.get("vocab_size", 320), {}
-    for number, (name, token) in enumerate(named.items(), 1):
-        said[f"{name}_token"] = (_id(config, name, last - number), token)
-    return said
+    known = {name: place for name in named if (place := _id(config, name)) is not None}
+    free = (place for place in range(text.get("vocab_size", 320) - 1, 2, -1) if place not in known.values())
+    return {f"{name}_token": (known[name] if name in known else next(free), token) for name, token in named.items()}
 
 
 def write_processor(folder: Path, config: Config) -> None:
@@ -34,10 +33,10 @@ def write_processor(folder: Path, config: Config) -> None:
     (folder / "processor_config.json").write_text(json.dumps(said, indent=1))
 
 
-def _id(config: Config, name: str, other: int) -> int:
+def _id(config: Config, name: str) -> int | None:
     short = name.removeprefix("context_")
     keys = (f"{short}_token_id", f"{short}_token_index")
-    return next((config[key] for key in keys if config.get(key) is not None), other)
+    return next((config[key] for key in keys if config.get(key) is not None), None)
 
 
 def _side(config: Config, name: str, other: int) -> int:
