@@ -150,6 +150,9 @@ def _form(model: Any) -> CacheForm | NoStates:
         return probe(model)
     except NoStates as reason:
         return reason
+    except Exception as reason:  # the model runs, but not with a cache of its own
+        log.debug("no cache", exc_info=True)
+        return NoStates(explain(reason))
 
 
 def _graph(
