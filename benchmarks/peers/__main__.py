@@ -63,6 +63,7 @@ PACKAGES = {
     "optimum-onnx": ("optimum-onnx", "torch=={torch}"),
 }
 SEES_OURS = {"onnxruntime-genai", "openvino", "optimum-onnx"}
+UNWANTED = {"openvino": ("torchvision",)}  # built for cards, it does not go with a torch for processors
 
 
 class NotHere(Exception):
@@ -90,6 +91,8 @@ def python_of(engine: str, folder: Path) -> Path:
             (site / "ours.pth").write_text("\n".join(dict.fromkeys(paths)) + "\n")
         wanted = [each.format(torch=version("torch").partition("+")[0]) for each in PACKAGES[engine]]
         called(python, "-m", "pip", "install", "-q", *wanted, what="pip")
+        if engine in UNWANTED:
+            called(python, "-m", "pip", "uninstall", "-q", "-y", *UNWANTED[engine], what="pip")
         (home / "ready").touch()
     return python
 

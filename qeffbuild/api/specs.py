@@ -32,6 +32,9 @@ def compose(overrides: Sequence[str] = (), *, conf_dirs: Sequence[Path] | None =
     return from_config(composed.values, origins=composed.origins)
 
 
+_TASK_OF_GGUF = "causal-lm"  # such files are read as nothing else
+
+
 def open_store(spec: BuildSpec, say: Callable[[str], None] | None = None) -> Store:
     root = Path(spec.cache.root) if spec.cache.root else paths.cache_root()
     return Store(root, verify=spec.cache.verify, **({"say": say} if say else {}))
@@ -55,6 +58,9 @@ def admit(spec: BuildSpec, *, frozen: bool = False) -> BuildSpec:
         return _admit_tiny(spec)
     if model.path is None:
         return replace(spec, model=_pinned(model, frozen))
+    if _is_gguf(model.path):  # what is in the file is known once it is a model folder: the check step looks at that
+        check_task(spec, _TASK_OF_GGUF)
+        return spec
     from qeffbuild.models.adapters import fit_adapter
     from qeffbuild.models.fit import fit
     from qeffbuild.models.tokenizer import refuse_missing
@@ -77,9 +83,17 @@ def known_task(spec: BuildSpec) -> str | None:
         return task_of_type(model.model_type or "", model.task)
     if model.path is None:
         return None if model.task == "auto" else model.task
+    if _is_gguf(model.path):
+        return _TASK_OF_GGUF
     return _facts(
         model.path, _stamps(model.path), model.task, model.pooling, model.allow_pickle, model.trust_remote_code
     ).task
+
+
+def _is_gguf(path: str) -> bool:
+    from qeffbuild.models.files import gguf_of
+
+    return gguf_of(Path(path)) is not None
 
 
 def _admit_tiny(spec: BuildSpec) -> BuildSpec:

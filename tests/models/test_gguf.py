@@ -13,6 +13,7 @@ from encoders import plain_llama
 from safetensors.numpy import load_file
 
 from qeffbuild.actions import check, export, fetch, package
+from qeffbuild.api.specs import admit, compose, known_task
 from qeffbuild.backends.onnxruntime import lower
 from qeffbuild.backends.onnxruntime.session import open_session
 from qeffbuild.errors import ModelError
@@ -179,3 +180,11 @@ def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
         fetch.run(Work(name="fetch", params=OF_FETCH, inputs={}, leaves={"model": tmp_path / "a.gguf"}, out=out))
 
     assert (caught.value.kind, caught.value.exit_code) == ("model.unsupported", 2)
+
+
+def test_the_door_lets_a_gguf_file_in_as_a_model_of_text(tmp_path: Path) -> None:
+    (tmp_path / "a.gguf").write_bytes(b"GGUF")
+    spec = compose(["model=hf", f"model.path={tmp_path / 'a.gguf'}"])
+
+    assert admit(spec) == spec
+    assert known_task(spec) == "causal-lm"
