@@ -49,7 +49,7 @@ def with_windows(entries: Iterable[Specialization], signature: IoSignature) -> t
 def _prefill(shapes: SpecializationSpec, continuous: bool) -> Iterator[Specialization]:
     rows = shapes.batch_size
     if continuous:
-        rows = shapes.full_batch_size or 1 if is_one_graph(shapes) else 1
+        rows = shapes.full_batch_size or 1 if shapes.prefill_seq_len == 1 else 1
     symbols = {"batch_size": rows, "ctx_len": shapes.ctx_len, "seq_len": shapes.prefill_seq_len}
     if continuous:
         symbols["full_batch_size"] = _cache_slots(shapes)

@@ -56,6 +56,17 @@ def table(continuous: bool = False, **shapes: Any) -> list[tuple[str, dict[str, 
             id="continuous, one token at a time",
         ),
         pytest.param(
+            {"prefill_seq_len": 1, "full_batch_size": 4, "prefill_only": True},
+            True,
+            [
+                (
+                    "Prefill",
+                    {"batch_size": 4, "seq_len": 1, "ctx_len": 128, "full_batch_size": 4, "full_batch_exec_size": 4},
+                )
+            ],
+            id="continuous prefill only, one token at a time",
+        ),
+        pytest.param(
             {"full_batch_size": 2, "kv_cache_batch_size": 8},
             True,
             [
