@@ -22,12 +22,14 @@ Rule = Callable[[Emitter, ir.Node], ir.Value | None]
 def to_opset17(model: ir.Model) -> None:
     """Rewrites `model`. A rule gives a value in the place of its node's, or changes the node and gives None."""
     emit = Emitter(model.graph, "opset17")
-    for node in list(model.graph):
+    for node in list(model.graph.all_nodes()):  # those inside loops, too
         if node.domain not in ("", "ai.onnx") or (rule := RULES.get(node.op_type)) is None:
             continue
         if (new := rule(emit, node)) is not None:
-            replace_value(model.graph, node.outputs[0], new)
-            emit.place(node)
+            owner = node.graph
+            assert isinstance(owner, ir.Graph)
+            replace_value(owner, node.outputs[0], new)
+            owner.insert_before(node, emit.waiting())
     remove_unread(model.graph)
     for node in model.graph.all_nodes():
         if node.domain in ("", "ai.onnx"):

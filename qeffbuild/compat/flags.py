@@ -123,6 +123,12 @@ KEYWORDS: tuple[Flag, ...] = (
     Flag("max_top_k_ids", INT, "transforms.max_top_k_ids", "how many tokens it chooses among", ()),
     Flag("return_pdfs", SWITCH, "transforms.return_pdfs", "it gives out probabilities", ()),
     Flag("include_guided_decoding", SWITCH, "transforms.include_guided_decoding", "it takes a bitmask", ()),
+    Flag("blocking_mode", TEXT, "transforms.blocking_mode", "attention in blocks", ()),
+    Flag("num_kv_blocks", INT, "transforms.num_kv_blocks", "blocks of slots", ()),
+    Flag("num_q_blocks", INT, "transforms.num_q_blocks", "blocks of queries", ()),
+    Flag("head_block_size", INT, "transforms.head_block_size", "heads of a block", ()),
+    Flag("num_batch_blocks", INT, "transforms.num_batch_blocks", "blocks of rows", ()),
+    Flag("skip_kv", SWITCH, "transforms.skip_kv", "slots that nobody sees yet are left out", ()),
     Flag("aic_hw_version", TEXT, "backend.aic_hw_version", "ai100 or ai200", ()),
 )
 

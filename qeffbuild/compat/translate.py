@@ -36,7 +36,8 @@ _LEFT_OUT = {
 # Keys of other groups that a compiler carries out.
 _COMPILERS_OWN = frozenset({"quantization.mxfp6_matmul", "quantization.mxint8_kv_cache", "device_group.devices"})
 # Words of qaic_config that mean nothing of their own here: what they switch on follows from another word.
-_CARRIED = frozenset({"replicate_kv_heads", "speculative_model_type"})
+_CARRIED = frozenset({"replicate_kv_heads", "speculative_model_type", "enable_blocking"})
+_BLOCKS = {"num_kv_blocks": "kv", "num_q_blocks": "q", "head_block_size": "h", "num_batch_blocks": "b"}
 
 
 @dataclass(slots=True)
@@ -106,6 +107,7 @@ def translate_call(request: Mapping[str, Any], config: Mapping[str, Any]) -> Tra
     if (config_file := compiling.pop("qnn_config", None)) is not None:
         compiling["enable_qnn"] = config_file  # the command line has one flag for both
     extras = dict(loading.pop("qaic_config", None) or {})
+    unused = _take_unused_blocks(extras)
     dtype = str(loading.pop("torch_dtype", None) or loading.pop("dtype", None) or "").removeprefix("torch.")
     known, api = keywords(), str(request.get("api", ""))
     if _TASKS.get(api) == "image-text" and {"height", "width"} <= compiling.keys():  # of images that are not square
@@ -117,6 +119,7 @@ def translate_call(request: Mapping[str, Any], config: Mapping[str, Any]) -> Tra
         made.values["model.dtype"] = dtype
     if extras.get("replicate_kv_heads"):
         made.values["model.kv_head_replication"] = _replication(config, compiling.get("num_devices", 1))
+    made.notes += [f"{name}: left out: nothing is cut into blocks along this axis" for name in unused]
     for name in (*loading, *extras):
         if name not in known and name not in _CARRIED:
             made.notes.append(f"{name}: nothing here says this")
@@ -147,6 +150,20 @@ def _set_task(made: Translation, api: str, loading: dict[str, Any]) -> None:
         made.values.setdefault("specialization.ctx_len", 150)
     if task in ("embedding", "sequence-classification"):
         made.values.setdefault("specialization.seq_len", 32)
+
+
+def _take_unused_blocks(extras: dict[str, Any]) -> list[str]:
+    """Sizes of blocks that the mode does not cut, taken out; a mode that nobody named is written in."""
+    said = [name for name in ("blocking_mode", *_BLOCKS, "skip_kv") if name in extras]
+    if not extras.get("enable_blocking"):
+        unused = said
+    else:
+        if extras.get("blocking_mode") in (None, "", "auto"):
+            extras["blocking_mode"] = "hqkv"
+        unused = [name for name in said if name in _BLOCKS and _BLOCKS[name] not in extras["blocking_mode"]]
+    for name in unused:
+        del extras[name]
+    return unused
 
 
 # What families call the number of heads with keys and values of their own, else that of all heads.

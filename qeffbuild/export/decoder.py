@@ -16,7 +16,8 @@ from qeffbuild.export.positions import padding_offset, true_positions
 from qeffbuild.export.recipes import Recipe
 from qeffbuild.export.states import CacheForm, accepts, cache_name
 
-INPUTS = ("input_ids", "position_ids", "logits_index")
+CHOSEN = "logits_index"
+INPUTS = ("input_ids", "position_ids", CHOSEN)
 
 
 class Decoder(nn.Module):
@@ -50,7 +51,11 @@ class Decoder(nn.Module):
             filled = torch.arange(ctx_len)[None] <= position_ids.amax(dim=1, keepdim=True)
             arguments["attention_mask"] = filled.long()
         looping = token_by_token(self.model, self.form, cache)
-        with true_positions(self.model, positions), looping, self._chosen_rows(logits_index) as chosen:
+        is_choosing = accepts(self.model, CHOSEN)  # a model that knows where tokens may stop
+        if is_choosing:
+            arguments[CHOSEN] = logits_index
+        choosing = contextlib.nullcontext([True]) if is_choosing else self._chosen_rows(logits_index)
+        with true_positions(self.model, positions), looping, choosing as chosen:
             logits = self.model(input_ids=input_ids, **arguments).logits
         if not chosen:
             logits = _gather(logits, logits_index)

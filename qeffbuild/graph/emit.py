@@ -29,7 +29,7 @@ class Emitter:
     ) -> tuple[ir.Value, ...]:
         """A node with more than one output. Numbers and arrays become constants; integers are int64."""
         values = [value if value is None or isinstance(value, ir.Value) else self.constant(value) for value in inputs]
-        node = ir.node(op_type, values, attributes, domain=domain, num_outputs=outputs, name=self._name(op_type))
+        node = ir.node(op_type, values, attributes, domain=domain, num_outputs=outputs, name=self.name(op_type))
         for i, output in enumerate(node.outputs):
             output.name = f"{node.name}_{i}" if outputs > 1 else node.name
         self._waiting.append(node)
@@ -39,7 +39,7 @@ class Emitter:
         array = np.asarray(value)
         key = (str(array.dtype), array.shape, array.tobytes())
         if key not in self._constants:
-            tensor = ir.tensor(array, name=self._name("constant"))
+            tensor = ir.tensor(array, name=self.name("constant"))
             made = ir.Value(
                 name=tensor.name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
             )
@@ -55,7 +55,8 @@ class Emitter:
         nodes, self._waiting = self._waiting, []
         return nodes
 
-    def _name(self, kind: str) -> str:
+    def name(self, kind: str) -> str:
+        """One that this emitter has not given yet."""
         self._count += 1
         return f"{self.prefix}.{kind}.{self._count}"
 

@@ -18,6 +18,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qeffbuild.errors import ModelError
+from qeffbuild.graph.blocked import Attention, Heads, blocks_of, in_blocks
 from qeffbuild.graph.decode import BLOCKS, DECODE
 from qeffbuild.graph.emit import Emitter, Input, replace_value
 from qeffbuild.graph.files import DOMAIN
@@ -109,29 +110,49 @@ def scatter(emit: Emitter, cache: ir.Value, updates: ir.Value, where: Slots) -> 
 
 
 def attention(emit: Emitter, q: ir.Value, k: ir.Value, v: ir.Value, mask: ir.Value, node: ir.Node) -> ir.Value:
-    """Scores of a whole group in one product, a finite floor under the mask, softmax, product with the values."""
-    heads, kv_heads, width, value_width = size_of(q, 1), size_of(k, 1), size_of(q, 3), size_of(v, 3)
-    dtype = (q.dtype or ir.DataType.FLOAT).numpy()
-    scale, softcap = node.attributes["scale"].as_float(), node.attributes["softcap"].as_float()
+    """The portable form of an attention node, in blocks where a pass has asked for them."""
+    work = Attention(
+        q=q,
+        k=k,
+        v=v,
+        mask=mask,
+        sizes=sizes_of(q, k, v),
+        mask_has_heads=mask.shape is not None and mask.shape[1] != 1,
+        scale=node.attributes["scale"].as_float(),
+        softcap=node.attributes["softcap"].as_float(),
+        dtype=(q.dtype or ir.DataType.FLOAT).numpy(),
+    )
+    blocks = blocks_of(node)
+    return _attend(emit, work) if blocks is None else in_blocks(emit, work, blocks, _attend)
 
-    grouped = emit("Mul", q, np.array(scale, dtype))
+
+def sizes_of(q: ir.Value, k: ir.Value, v: ir.Value) -> Heads:
+    return Heads(heads=size_of(q, 1), kv_heads=size_of(k, 1), width=size_of(q, 3), value_width=size_of(v, 3))
+
+
+def _attend(emit: Emitter, work: Attention) -> ir.Value:
+    """Scores of a whole group in one product, a finite floor under the mask, softmax, product with the values."""
+    q, k, dtype = work.q, work.k, work.dtype
+    heads, kv_heads = work.sizes.heads, work.sizes.kv_heads
+    grouped = emit("Mul", q, np.array(work.scale, dtype))
     if heads != kv_heads:  # the heads of a group read the same keys: stack them as if they were tokens
-        grouped = emit("Reshape", grouped, [0, kv_heads, -1, width])
+        grouped = emit("Reshape", grouped, [0, kv_heads, -1, work.sizes.width])
     scores = emit("MatMul", grouped, emit("Transpose", k, perm=[0, 1, 3, 2]))
     if heads != kv_heads:
         shape = emit("Concat", [0, heads], emit("Shape", q, start=2, end=3), [-1], axis=0)
         scores = emit("Reshape", scores, shape)
-    if softcap:
-        scores = emit("Mul", emit("Tanh", emit("Div", scores, np.array(softcap, dtype))), np.array(softcap, dtype))
+    if work.softcap:
+        cap = np.array(work.softcap, dtype)
+        scores = emit("Mul", emit("Tanh", emit("Div", scores, cap)), cap)
     # A finite floor: a row that sees nothing becomes a mean, where -inf would make it NaN.
-    scores = emit("Where", mask, scores, np.array(np.finfo(dtype).min, dtype))
+    scores = emit("Where", work.mask, scores, np.array(np.finfo(dtype).min, dtype))
     shares = emit("Softmax", scores, axis=-1)
     if heads != kv_heads:
         context = emit("Shape", k, start=2, end=3)
         shares = emit("Reshape", shares, emit("Concat", [0, kv_heads, -1], context, axis=0))
-    result = emit("MatMul", shares, v)
+    result = emit("MatMul", shares, work.v)
     if heads != kv_heads:
-        shape = emit("Concat", [0, heads], emit("Shape", q, start=2, end=3), [value_width], axis=0)
+        shape = emit("Concat", [0, heads], emit("Shape", q, start=2, end=3), [work.sizes.value_width], axis=0)
         result = emit("Reshape", result, shape)
     return emit("Transpose", result, perm=[0, 2, 1, 3])
 

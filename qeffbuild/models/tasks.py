@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from qeffbuild.errors import AbsentError, ModelError
 from qeffbuild.models.files import CONFIG, MODULES, PROCESSORS, line_of
+from qeffbuild.models.own import OWN
 
 CAUSAL = "causal-lm"
 EMBEDDING = "embedding"
@@ -45,6 +46,8 @@ _OTHER_HEAD = re.compile(
 def classes(task: str) -> Mapping[str, str]:
     """model_type -> name of the class that does this task, as the installed transformers has it."""
     found = _table(_TABLES[task])
+    if task == CAUSAL:
+        return found | OWN
     if task != EMBEDDING:
         return found
     # An encoder-decoder embeds by its encoder alone.

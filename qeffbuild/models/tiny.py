@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qeffbuild.errors import ModelError, QeffBuildError
+from qeffbuild.models.own import learn
 from qeffbuild.models.tasks import CAUSAL, CTC, GENERATING, IMAGE_TEXT, SPEECH, classes, task_of_type, unsupported
 from qeffbuild.models.tiny_images import write_tiny_seeing
 from qeffbuild.models.tiny_tasks import CHARACTERS, beyond_causal, write_features, write_processor
@@ -77,6 +78,7 @@ _CORRECTIONS: Mapping[str, Mapping[str, Any]] = {
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1},
     "lfm2": {"layer_types": ["conv", "full_attention"]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
+    "llama_swiftkv": {"swiftkv": True, "num_hidden_layers": 4, "num_key_value_layers": 2},
     "mamba2": {"num_heads": 16},  # times head_dim: expand times hidden_size
     "ministral": {"head_dim": 16},
     "qwen4_exp_text": {
@@ -123,6 +125,7 @@ def tiny_config(model_type: str, vocab_size: int, end: int, task: str = CAUSAL) 
     """The configuration of the small model; `end` is the token that begins and ends a text."""
     from transformers import CONFIG_MAPPING
 
+    learn(model_type)
     if model_type not in classes(task) or model_type not in CONFIG_MAPPING:
         raise unsupported(model_type, f"model.model_type: unknown model_type {model_type!r:.60}")
     fixed = {"vocab_size": vocab_size, "bos_token_id": end, "eos_token_id": end}

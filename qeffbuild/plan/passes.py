@@ -42,6 +42,8 @@ def _passes(spec: BuildSpec) -> Iterator[dict[str, Any]]:
     if spec.adapters:
         yield {"name": "lora", "form": spec.transforms.lora, "adapters": list(spec.adapters)}
     asked = spec.transforms
+    if asked.blocking_mode != "none":
+        yield _block_attention(spec)
     if asked.clip_float16:
         yield {"name": "clip_float16"}
     if asked.include_sampler:
@@ -51,3 +53,15 @@ def _passes(spec: BuildSpec) -> Iterator[dict[str, Any]]:
             "return_pdfs": asked.return_pdfs,
             "include_guided_decoding": asked.include_guided_decoding,
         }
+
+
+def _block_attention(spec: BuildSpec) -> dict[str, Any]:
+    asked, shapes = spec.transforms, spec.specialization
+    rows = max(shapes.batch_size, shapes.full_batch_size or 1)
+    sizes = ("num_kv_blocks", "num_q_blocks", "head_block_size", "num_batch_blocks", "skip_kv")
+    return {
+        "name": "block_attention",
+        "axes": asked.blocking_mode,
+        **{name: getattr(asked, name) for name in sizes},
+        "shapes": {"batch_size": rows, "prefill_seq_len": shapes.prefill_seq_len, "ctx_len": shapes.ctx_len},
+    }

@@ -44,6 +44,7 @@ def _faults(spec: BuildSpec) -> Iterator[QeffBuildError]:
     yield from _devices(spec.device_group, spec.model)
     yield from _adapters(spec)
     yield from _sampler(spec.transforms)
+    yield from _blocking(spec.transforms)
     yield from _elsewhere(spec)
     yield from _combination(spec)
 
@@ -198,6 +199,17 @@ def _sampler(asked: TransformsSpec) -> Iterator[QeffBuildError]:
             yield _fault("spec.conflict", f"transforms.{name}", what, "transforms.include_sampler=true")
 
 
+def _blocking(asked: TransformsSpec) -> Iterator[QeffBuildError]:
+    """A size is said only of what is cut into blocks."""
+    sizes = {"num_kv_blocks": "kv", "num_q_blocks": "q", "head_block_size": "h", "num_batch_blocks": "b"}
+    for name, axis in sizes.items():
+        if getattr(asked, name) is not None and axis not in asked.blocking_mode.replace("none", ""):
+            what = f"blocking_mode={asked.blocking_mode} has no {axis} in it"
+            mode = "".join(part for part in "bhq" if part == axis or part in asked.blocking_mode.replace("none", ""))
+            mode += "kv" if "kv" in (axis, asked.blocking_mode[-2:]) else ""
+            yield _fault("spec.conflict", f"transforms.{name}", what, f"transforms.blocking_mode={mode}")
+
+
 def _elsewhere(spec: BuildSpec) -> Iterator[QeffBuildError]:
     if spec.launch.name != "local":
         what = f"steps cannot run on {spec.launch.name} yet"
@@ -215,3 +227,6 @@ def _combination(spec: BuildSpec) -> Iterator[QeffBuildError]:
         verdict = matrix.verdict(combination)
         if verdict is not None and verdict.gives is None:
             yield _fault("spec.conflict", verdict.change.partition("=")[0], verdict.refused, verdict.change)
+    for passing in matrix.passes_of(spec):
+        if (refusal := matrix.refusal(passing)) is not None:
+            yield _fault("spec.conflict", refusal.change.partition("=")[0], refusal.refused, refusal.change)

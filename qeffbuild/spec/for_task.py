@@ -29,6 +29,11 @@ def check_task(spec: BuildSpec, task: str) -> None:
         if verdict is not None and verdict.gives is None:
             key = verdict.change.partition("=")[0]
             raise SpecError("spec.conflict", f"{key}: {verdict.refused}", hint=verdict.change)
+    for passing in matrix.passes_of(spec, task):
+        if (refusal := matrix.refusal(passing)) is not None:
+            raise SpecError(
+                "spec.conflict", f"{refusal.change.partition('=')[0]}: {refusal.refused}", hint=refusal.change
+            )
     for fault in _strangers(spec, task):
         raise fault
 

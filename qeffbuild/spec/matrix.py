@@ -8,7 +8,7 @@ for itself.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
@@ -37,6 +37,21 @@ class Combination(NamedTuple):
         axes = _table()["axes"]
         said = (axes[axis][value] for axis, value in zip(self._fields, self, strict=True))
         return tuple(word for words in said for word in words.split())
+
+
+class Passing(NamedTuple):
+    """A graph pass that a spec asks for (docs/transforms.md), and for what."""
+
+    name: str
+    task: str
+    backend: str
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """The words that ask for it."""
+        axes = _table()["axes"]
+        said = (_table()["passes"]["names"][self.name]["asked"], axes["task"][self.task], axes["backend"][self.backend])
+        return said[:1] + tuple(word for words in said[1:] for word in words.split())
 
 
 class Verdict(NamedTuple):
@@ -88,6 +103,35 @@ def of_spec(spec: BuildSpec, task: str | None = None) -> Iterator[Combination]:
         )
 
 
+_ASKED: Mapping[str, Callable[[BuildSpec], bool]] = {
+    "replicate_kv": lambda spec: spec.model.kv_head_replication > 1,
+    "block_attention": lambda spec: spec.transforms.blocking_mode != "none",
+    "lora": lambda spec: bool(spec.adapters),
+    "clip_float16": lambda spec: spec.transforms.clip_float16,
+    "sampler": lambda spec: spec.transforms.include_sampler,
+}
+
+
+def passes_of(spec: BuildSpec, task: str | None = None) -> Iterator[Passing]:
+    """The passes that a spec asks for; `task` as in `of_spec`."""
+    does = task or ("causal-lm" if spec.model.task == "auto" else spec.model.task)
+    yield from (Passing(name, does, _backend_of(spec)) for name, is_asked in _ASKED.items() if is_asked(spec))
+
+
+def passings() -> Iterator[Passing]:
+    """Every pass for every task on every backend."""
+    names, axes = _table()["passes"]["names"], _table()["axes"]
+    return map(Passing._make, product(names, axes["task"], axes["backend"]))
+
+
+def refusal(passing: Passing) -> Verdict | None:
+    """Why a pass is refused, or None where it is carried out."""
+    for row in _table()["passes"]["rows"]:
+        if all(getattr(passing, axis) in _listed(value) for axis, value in row["when"].items()):
+            return Verdict(refused=row["refused"], change=_table()["passes"]["names"][passing.name]["left"])
+    return None
+
+
 def _backend_of(spec: BuildSpec) -> str:
     """A backend with several targets has a table for each."""
     target = getattr(spec.backend.options, "target", None)
@@ -108,10 +152,25 @@ def page() -> str:
             row = [_cell(Combination(task, quantization, backend, how, many), notes) for how, many in columns]
             lines += [f"| `{axes['quantization'][quantization]}` | " + " | ".join(row) + " |"]
         lines += ["", *(f"{number}. {note}" for note, number in notes.items())]
+    lines += _passes()
     lines += ["", "The words that ask for each:", ""]
     for axis in Combination._fields:
         lines += [f"* {axis}: " + ", ".join(f"{value} `{word}`" for value, word in axes[axis].items())]
     return "\n".join(lines) + "\n"
+
+
+def _passes() -> list[str]:
+    """The section about graph passes."""
+    backends, notes = list(_table()["axes"]["backend"]), dict[str, int]()
+    lines = ["\n## Graph passes\n", "What each does: [transforms](transforms.md).\n"]
+    for task in _table()["axes"]["task"]:
+        lines += [f"| {task} | " + " | ".join(backends) + " |", "|---" * (len(backends) + 1) + "|"]
+        for name in _table()["passes"]["names"]:
+            found = [refusal(Passing(name, task, backend)) for backend in backends]
+            cells = ["yes" if no is None else f"({notes.setdefault(no.refused, len(notes) + 1)})" for no in found]
+            lines += [f"| {name} | " + " | ".join(cells) + " |"]
+        lines += [""]
+    return [*lines, *(f"{number}. {note}" for note, number in notes.items())]
 
 
 _OPENING = """# What goes with what

@@ -24,6 +24,9 @@ Task = Literal[
     "image-text",
 ]
 Pooling = Literal["auto", "none", "mean", "max", "cls", "last"]
+BlockingMode = Literal[
+    "none", "kv", "q", "h", "b", "qkv", "hkv", "hq", "bkv", "bq", "bh", "hqkv", "bqkv", "bhkv", "bhq", "bhqkv"
+]  # fmt: skip
 Dtype = Literal["float32", "float16", "bfloat16"]
 
 
@@ -191,6 +194,14 @@ class TransformsSpec:
     lora: Literal["stacked", "inputs"] = option(
         "stacked", "adapters all in the graph, one chosen per row; or the weights of one at a time as inputs"
     )
+    blocking_mode: BlockingMode = option(
+        "none", "attention in blocks of rows (b), heads (h), queries (q) and slots (kv), one at a time"
+    )
+    num_kv_blocks: int | None = option(None, "blocks of slots; null: as few as fit fast memory", low=1, high=1 << 16)
+    num_q_blocks: int | None = option(None, "blocks of queries; null: as few as fit fast memory", low=1, high=1 << 16)
+    head_block_size: int | None = option(None, "heads of one block; null: as many as fit fast memory", low=1, high=4096)
+    num_batch_blocks: int | None = option(None, "blocks of rows; null: as few as fit fast memory", low=1, high=4096)
+    skip_kv: bool = option(True, "blocks of slots that no token sees yet are left out")
     clip_float16: bool = option(False, "weights beyond the range of float16 become its largest number")
     include_sampler: bool = option(False, "the graph chooses the next token; settings go in per row")
     max_top_k_ids: int = option(512, "the likeliest tokens among which the sampler draws", low=1, high=1 << 20)

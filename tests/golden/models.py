@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from qeffbuild.models.own import OWN, learn
 from qeffbuild.models.weights import read_header
 from tests.golden.processors import sees, words_of, write_processor
 from tests.golden.quantized import quantize
@@ -21,8 +22,10 @@ def write_model(folder: Path, config: Mapping[str, Any]) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     plain = {key: value for key, value in config.items() if key != "quantization_config"}
+    learn(config["model_type"])
     chosen = transformers.AutoConfig.for_model(**plain)
-    cls = getattr(transformers, config["architectures"][0])
+    own = transformers.AutoModelForCausalLM if config["model_type"] in OWN else None
+    cls = own._model_mapping[type(chosen)] if own else getattr(transformers, config["architectures"][0])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = cls._from_config(chosen)

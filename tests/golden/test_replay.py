@@ -43,9 +43,7 @@ DIFFERENT: dict[str, tuple[str, ...]] = {
 }
 
 # Not replayed yet, and why. A case that replays has to leave this list.
-NOT_YET: dict[str, str] = {
-    "swiftkv": "SwiftKV",
-}
+NOT_YET: dict[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,26 @@ def test_a_spec_that_does_two_things_at_once_is_two_combinations(spec_of):
     assert {point.decoding for point in matrix.of_spec(spec)} == {"sampled", "speculative"}
 
 
+@pytest.mark.parametrize("passing", matrix.passings(), ids=" ".join)
+def test_a_pass_is_refused_exactly_where_the_table_says_so(refusal, spec_of, passing):
+    said = matrix.refusal(passing)
+    words = ("model=gpt2", *passing.overrides)
+
+    if said is None:
+        assert passing in tuple(matrix.passes_of(spec_of(*words)))
+        return
+    error = refusal(*words)
+    assert error.kind == "spec.conflict"
+    if passing.task == "causal-lm":  # else the task may be refused before
+        assert error.message.partition(": ")[2] == said.refused
+
+
+def test_what_leaves_a_pass_out_composes():
+    for passing in matrix.passings():
+        if said := matrix.refusal(passing):
+            compose(["model=gpt2", said.change])
+
+
 def test_every_row_decides_something():
     deciding = {matrix.verdict(point) for point in matrix.combinations()}
 

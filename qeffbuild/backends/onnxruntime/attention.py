@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from qeffbuild.backends.onnxruntime import masks, rotary
 from qeffbuild.calibration.kv import Scales
+from qeffbuild.graph.blocked import blocks_of
 from qeffbuild.graph.emit import Emitter, replace_value
 from qeffbuild.graph.ops import ATTENTION, SCATTER, given, readers, size_of, symbolic
 from qeffbuild.graph.probe import Ancestry
@@ -114,6 +115,10 @@ class _Recogniser:
                 return "its cache is shared"
             if readers(write.outputs[0]) != [node]:
                 return "its cache is read elsewhere"
+        if any(value.name == "logits_index" for value in self.ancestry.inputs_of(mask) or ()):
+            return "not every token that is written asks"
+        if blocks_of(node) is not None:
+            return "it is asked for in blocks"
         if mask not in self.masks:
             self.masks[mask] = masks.recognise(mask, self.ancestry, self.opset)
         return Layer(node, (key, value), self.masks[mask], self._rotations(query, key))

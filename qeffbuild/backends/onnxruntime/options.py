@@ -81,12 +81,6 @@ def _conflicts(spec: BuildSpec) -> Iterator[tuple[bool, str, str, str]]:
         f"leave it out, or say {shapes.full_batch_size or shapes.batch_size}",
     )
     yield (
-        spec.transforms.include_sampler,
-        "transforms.include_sampler",
-        "tokens are chosen beside the graph here, by decoding.temperature and its like",
-        "leave it out",
-    )
-    yield (
         spec.model.dtype != "float32",
         "model.dtype",
         f"{spec.model.dtype}, but onnxruntime computes in float32 on a processor",

@@ -107,6 +107,11 @@ def check(spec: BuildSpec) -> None:
 
 def _conflicts(spec: BuildSpec) -> Iterator[QeffBuildError]:
     options = spec.backend.options
+    if options.sub_functions and spec.transforms.blocking_mode != "none":
+        yield conflict(
+            "backend.sub_functions: a function cannot hold the loops of transforms.blocking_mode",
+            "leave one of them out",
+        )
     most = MOST_CORES.get(options.hw_version)
     if most is not None and options.num_cores > most:
         found = f"backend.num_cores: {options.num_cores} is out of range, which is 1 to {most}"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from qeffbuild.backends.qnn.htp.chips import chip_faults
 from qeffbuild.errors import QeffBuildError, SpecError
-from qeffbuild.spec.types import BuildSpec, TransformsSpec
+from qeffbuild.spec.types import BuildSpec
 
 
 def check_htp(spec: BuildSpec) -> None:
@@ -56,10 +56,6 @@ def _weights(spec: BuildSpec) -> Iterator[QeffBuildError]:
         yield _conflict("backend.calibration_file", "nothing is measured without backend.precision=a16w8")
     if spec.model.dtype != "float32":
         yield _conflict("model.dtype", f"{spec.model.dtype}, but graphs are float32; the compiler makes them float16")
-    if spec.adapters:
-        yield _conflict("adapters", "qnn: htp takes none yet", "merge them into the model first")
-    if spec.transforms != TransformsSpec():
-        yield _conflict("transforms", "qnn: htp takes the graph as it is exported", "leave transforms.* out")
 
 
 def _shapes(spec: BuildSpec) -> Iterator[QeffBuildError]:
