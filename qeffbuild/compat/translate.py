@@ -36,7 +36,7 @@ _LEFT_OUT = {
 # Keys of other groups that a compiler carries out.
 _COMPILERS_OWN = frozenset({"quantization.mxfp6_matmul", "quantization.mxint8_kv_cache", "device_group.devices"})
 # Words of qaic_config that mean nothing of their own here: what they switch on follows from another word.
-_CARRIED = frozenset({"replicate_kv_heads", "speculative_model_type", "enable_blocking"})
+_CARRIED = frozenset({"replicate_kv_heads", "speculative_model_type", "enable_blocking", "mla_absorption"})
 _BLOCKS = {"num_kv_blocks": "kv", "num_q_blocks": "q", "head_block_size": "h", "num_batch_blocks": "b"}
 
 
@@ -117,6 +117,8 @@ def translate_call(request: Mapping[str, Any], config: Mapping[str, Any]) -> Tra
     _set_task(made, api, loading)
     if dtype and dtype != "auto":
         made.values["model.dtype"] = dtype
+    if (extras.get("mla_absorption") or {}).get("absorption"):
+        made.values["transforms.mla_absorption"] = True
     if extras.get("replicate_kv_heads"):
         made.values["model.kv_head_replication"] = _replication(config, compiling.get("num_devices", 1))
     made.notes += [f"{name}: left out: nothing is cut into blocks along this axis" for name in unused]

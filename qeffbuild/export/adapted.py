@@ -1,4 +1,4 @@
-"""A model -> a block in which it can be traced: tables by length, and what its family's file replaces."""
+"""A model -> a block in which it can be traced: tables by length, latents, and what its family's file replaces."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from qeffbuild.export.latent import EXPAND, expand_kv, expanding
 from qeffbuild.export.rotary import chosen_tables
 
 ROOM = "qeffbuild.architectures"
@@ -24,6 +25,8 @@ def adapted(model: nn.Module) -> Iterator[None]:
         for name in sorted({type(module).__module__ for module in model.modules()}):
             for place, replacement in _replaced(name).items():
                 block.enter_context(_instead(sys.modules[name], place, replacement))
+        for attention in expanding(model):
+            block.enter_context(_instead(attention, EXPAND, expand_kv))
         yield
 
 

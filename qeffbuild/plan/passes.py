@@ -42,6 +42,8 @@ def _passes(spec: BuildSpec) -> Iterator[dict[str, Any]]:
     if spec.adapters:
         yield {"name": "lora", "form": spec.transforms.lora, "adapters": list(spec.adapters)}
     asked = spec.transforms
+    if asked.mla_absorption:
+        yield {"name": "absorb_mla"}
     if asked.blocking_mode != "none":
         yield _block_attention(spec)
     if asked.clip_float16:

@@ -105,6 +105,7 @@ def of_spec(spec: BuildSpec, task: str | None = None) -> Iterator[Combination]:
 
 _ASKED: Mapping[str, Callable[[BuildSpec], bool]] = {
     "replicate_kv": lambda spec: spec.model.kv_head_replication > 1,
+    "absorb_mla": lambda spec: spec.transforms.mla_absorption,
     "block_attention": lambda spec: spec.transforms.blocking_mode != "none",
     "lora": lambda spec: bool(spec.adapters),
     "clip_float16": lambda spec: spec.transforms.clip_float16,

@@ -194,6 +194,7 @@ class TransformsSpec:
     lora: Literal["stacked", "inputs"] = option(
         "stacked", "adapters all in the graph, one chosen per row; or the weights of one at a time as inputs"
     )
+    mla_absorption: bool = option(False, "latent attention reads the latents of its cache, and makes no keys of them")
     blocking_mode: BlockingMode = option(
         "none", "attention in blocks of rows (b), heads (h), queries (q) and slots (kv), one at a time"
     )
