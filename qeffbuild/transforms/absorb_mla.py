@@ -1,8 +1,8 @@
 """Multi-head latent attention without keys and values: queries meet the latents of the cache themselves.
 
-The projection that would make keys of latents is moved to the queries, the one that would make values of them behind the
-attention. So it becomes attention with one key head, as wide as a latent, and nothing as long as the context is made.
-B rows, H heads, S tokens, C slots, R width of a latent, D and P widths of a key without and with position, V of a value.
+The projection that would make keys of latents is moved to the queries, the one that would make values of them behind
+the attention. So there is one key head, as wide as a latent, and nothing as long as the context is made.
+B rows, H heads, S tokens, C slots; widths: R of a latent, D and P of a key without and with position, V of a value.
 """
 
 from __future__ import annotations
