@@ -46,6 +46,8 @@ def _passes(spec: BuildSpec) -> Iterator[dict[str, Any]]:
         yield {"name": "absorb_mla"}
     if asked.blocking_mode != "none":
         yield _block_attention(spec)
+    if asked.fuse_projections:
+        yield {"name": "fuse_projections"}
     if asked.clip_float16:
         yield {"name": "clip_float16"}
     if asked.include_sampler:

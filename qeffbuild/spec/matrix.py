@@ -108,6 +108,7 @@ _ASKED: Mapping[str, Callable[[BuildSpec], bool]] = {
     "absorb_mla": lambda spec: spec.transforms.mla_absorption,
     "block_attention": lambda spec: spec.transforms.blocking_mode != "none",
     "lora": lambda spec: bool(spec.adapters),
+    "fuse_projections": lambda spec: spec.transforms.fuse_projections,
     "clip_float16": lambda spec: spec.transforms.clip_float16,
     "sampler": lambda spec: spec.transforms.include_sampler,
 }

@@ -203,6 +203,7 @@ class TransformsSpec:
     head_block_size: int | None = option(None, "heads of one block; null: as many as fit fast memory", low=1, high=4096)
     num_batch_blocks: int | None = option(None, "blocks of rows; null: as few as fit fast memory", low=1, high=4096)
     skip_kv: bool = option(True, "blocks of slots that no token sees yet are left out")
+    fuse_projections: bool = option(False, "queries, keys and values are one product, and so are gate and up")
     clip_float16: bool = option(False, "weights beyond the range of float16 become its largest number")
     include_sampler: bool = option(False, "the graph chooses the next token; settings go in per row")
     max_top_k_ids: int = option(512, "the likeliest tokens among which the sampler draws", low=1, high=1 << 20)
