@@ -12,7 +12,8 @@ from qeffbuild.cloud_ai_100.names import IMAGE
 from qeffbuild.errors import ModelError
 from qeffbuild.signature import Axis, IoSignature, State, Tensor
 
-_OURS = ("input_ids", "position_ids", "logits_index")  # of a neutral graph's inputs; passes may have added others
+# Of a neutral graph's inputs; passes may have added others.
+_OURS = ("input_ids", "inputs_embeds", "position_ids", "logits_index")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +32,7 @@ class Form:
 def signature_of(neutral: IoSignature, form: Form) -> IoSignature:
     """That of the graph once it is lowered."""
     said = {tensor.name: tensor for tensor in neutral.inputs}
-    inputs = [said["input_ids"], said["position_ids"]]
+    inputs = [said["inputs_embeds" if "inputs_embeds" in said else "input_ids"], said["position_ids"]]
     if form.comp_ctx_lengths:
         inputs.append(Tensor(name="comp_ctx_lengths", dtype="int64", axes=("comp_ctx_lengths",)))
     if form.continuous_batching:
@@ -49,7 +50,7 @@ def signature_of(neutral: IoSignature, form: Form) -> IoSignature:
 
 
 def _output(output: Tensor, kept: Axis) -> Tensor:
-    return output if len(output.axes) < 3 else replace(output, axes=("batch_size", kept, output.axes[-1]))
+    return output if len(output.axes) < 3 else replace(output, axes=("batch_size", kept, *output.axes[2:]))
 
 
 def _state(state: State, form: Form) -> State:

@@ -122,6 +122,7 @@ class Rewriting:
 
     def _hide_cache_from_shapes(self, whole: ir.Value) -> None:
         """Where the trace asked a state for its sizes: rows are those of this run, the context is what it computes."""
+        words = self.inputs.get("inputs_embeds", self.inputs.get("input_ids"))
         context = self.emit("Shape", whole, start=2, end=3)
         if self.form.comp_ctx_lengths:
             context = self.emit("Shape", self.comp_ctx_lengths)
@@ -133,7 +134,7 @@ class Rewriting:
                 continue
             sizes = [self.emit("Shape", value, start=axis, end=axis + 1) for axis in range(4)]
             if self.form.continuous_batching:
-                sizes[0] = self.emit("Shape", self.inputs["input_ids"], start=0, end=1)
+                sizes[0] = self.emit("Shape", words, start=0, end=1)
             sizes[2] = context
             start = node.attributes["start"].as_int() if "start" in node.attributes else 0
             end = node.attributes["end"].as_int() if "end" in node.attributes else len(sizes)

@@ -38,7 +38,7 @@ class Product:
 def products(graph: ir.Graph, logits: str = "logits") -> Iterator[Product]:
     """Every MatMul and plain Gemm whose right side is made from stored weights alone, in order."""
     foldable = foldable_values(graph)
-    head = _head(graph, logits)
+    head = head_of(graph, logits)
     for node in list(graph):
         if node.domain != "" or node.op_type not in ("MatMul", "Gemm"):
             continue
@@ -66,6 +66,18 @@ def by_input(graph: ir.Graph) -> list[list[Product]]:
     for product in products(graph):
         groups.setdefault(product.x, []).append(product)
     return sorted(groups.values(), key=lambda group: place.get(group[0].x, -1))
+
+
+def matrix_shape(weight: ir.Value) -> tuple[int, int] | None:
+    """Rows and columns of a matrix, as it is or as it is turned; None where it is none, or its shape is not known."""
+    maker, shape = weight.producer(), weight.shape
+    if shape is None and maker is not None and maker.op_type == "Transpose" and maker.inputs[0] is not None:
+        turned = maker.inputs[0].shape
+        shape = None if turned is None else ir.Shape(list(turned)[::-1])
+    if shape is None or len(shape) != 2:
+        return None
+    rows, columns = shape
+    return (rows, columns) if isinstance(rows, int) and isinstance(columns, int) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +188,7 @@ def as_rows(product: Product, weight: np.ndarray) -> list[np.ndarray]:
     return [np.asarray(matrix if product.is_transposed else matrix.T, np.float32) for matrix in stack]
 
 
-def _head(graph: ir.Graph, logits: str) -> ir.Node | None:
+def head_of(graph: ir.Graph, logits: str) -> ir.Node | None:
     """The product that makes the logits, looked for through whatever is done to them afterwards."""
     value = next((output for output in graph.outputs if output.name == logits), None)
     while value is not None and (node := value.producer()) is not None:

@@ -48,6 +48,8 @@ def _passes(spec: BuildSpec) -> Iterator[dict[str, Any]]:
         yield _block_attention(spec)
     if asked.fuse_projections:
         yield {"name": "fuse_projections"}
+    if asked.proxy:
+        yield {"name": "proxy"}
     if asked.clip_float16:
         yield {"name": "clip_float16"}
     if asked.include_sampler:

@@ -191,6 +191,9 @@ def _adapters(spec: BuildSpec) -> Iterator[QeffBuildError]:
 
 
 def _sampler(asked: TransformsSpec) -> Iterator[QeffBuildError]:
+    if asked.include_sampler and asked.proxy:
+        what = "there are no logits to choose by, with transforms.proxy=true"
+        yield _fault("spec.conflict", "transforms.include_sampler", what, "leave one of them out")
     if asked.include_sampler:
         return
     for name in ("return_pdfs", "include_guided_decoding"):

@@ -204,6 +204,9 @@ class TransformsSpec:
     num_batch_blocks: int | None = option(None, "blocks of rows; null: as few as fit fast memory", low=1, high=4096)
     skip_kv: bool = option(True, "blocks of slots that no token sees yet are left out")
     fuse_projections: bool = option(False, "queries, keys and values are one product, and so are gate and up")
+    proxy: bool = option(
+        False, "the model without its table of words and its head: inputs_embeds in, hidden_states out"
+    )
     clip_float16: bool = option(False, "weights beyond the range of float16 become its largest number")
     include_sampler: bool = option(False, "the graph chooses the next token; settings go in per row")
     max_top_k_ids: int = option(512, "the likeliest tokens among which the sampler draws", low=1, high=1 << 20)

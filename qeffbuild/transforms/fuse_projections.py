@@ -13,7 +13,7 @@ import onnx_ir as ir
 from qeffbuild.errors import ModelError
 from qeffbuild.graph.emit import Emitter, replace_value
 from qeffbuild.graph.fold import remove_unread
-from qeffbuild.graph.products import Product, by_input
+from qeffbuild.graph.products import Product, by_input, matrix_shape
 from qeffbuild.transforms.subject import Subject
 
 
@@ -37,23 +37,12 @@ def apply(subject: Subject, said: Mapping[str, Any]) -> None:
 def _is_projection(product: Product) -> bool:
     """A plain product with a matrix; those that choose experts or words stay as they are."""
     is_plain = product.node.op_type == "MatMul" and not product.is_router and not product.makes_logits
-    return is_plain and _columns(product.weight) is not None
-
-
-def _columns(weight: ir.Value) -> int | None:
-    """Columns of a matrix; None where it is none, or its shape is not known."""
-    maker, shape = weight.producer(), weight.shape
-    if shape is None and maker is not None and maker.op_type == "Transpose" and maker.inputs[0] is not None:
-        turned = maker.inputs[0].shape
-        shape = None if turned is None else ir.Shape(list(turned)[::-1])
-    if shape is None or len(shape) != 2:
-        return None
-    return shape[1] if isinstance(shape[1], int) else None
+    return is_plain and matrix_shape(product.weight) is not None
 
 
 def _fuse(graph: ir.Graph, emit: Emitter, group: list[Product]) -> None:
     outputs = [product.node.outputs[0] for product in group]
-    sizes = [_columns(product.weight) or 0 for product in group]
+    sizes = [(matrix_shape(product.weight) or (0, 0))[1] for product in group]
     weight = emit("Concat", *(product.weight for product in group), axis=1)
     whole = emit("MatMul", group[0].x, weight)
     if (shape := outputs[0].shape) is not None:
