@@ -119,6 +119,9 @@ def translate_call(request: Mapping[str, Any], config: Mapping[str, Any]) -> Tra
         made.values["model.dtype"] = dtype
     if (extras.get("mla_absorption") or {}).get("absorption"):
         made.values["transforms.mla_absorption"] = True
+    if loading.pop("enable_proxy", None):
+        made.values["transforms.proxy"] = True
+        made.notes.append("enable_proxy: embeddings go in, where QEfficient spreads the words' numbers")
     if extras.get("replicate_kv_heads"):
         made.values["model.kv_head_replication"] = _replication(config, compiling.get("num_devices", 1))
     made.notes += [f"{name}: left out: nothing is cut into blocks along this axis" for name in unused]

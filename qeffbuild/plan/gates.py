@@ -27,7 +27,9 @@ def gated(spec: BuildSpec, steps: tuple[Step, ...], leaves: tuple[Leaf, ...]) ->
     level = spec.gate.level
     if level == "none":
         return steps
-    edges = [step for step in steps if _kind(step) in _EDGES]
+    # Behind a pass that leaves the head out there is nothing that PyTorch says, too.
+    looked_at = ("export",) if spec.transforms.proxy else _EDGES
+    edges = [step for step in steps if _kind(step) in looked_at]
     read = {name for step in edges for name in step.inputs.values()}
     chosen = edges if level == "full" else [step for step in edges if step.name not in read]
     by_name = {step.name: step for step in steps}

@@ -24,7 +24,7 @@ def transform(spec: BuildSpec, graph: str) -> Step | None:
         params={"passes": passes},
         reads={"passes": "graph passes"},
         inputs={"graph": graph},
-        leaves=tuple(Leaf(name=f"adapter.{name}", path=path) for name, path in spec.adapters.items()),
+        leaves=tuple(_leaves(spec)),
         code=(
             "qeffbuild.graph",
             "qeffbuild.signature",
@@ -34,6 +34,13 @@ def transform(spec: BuildSpec, graph: str) -> Step | None:
         ),
         tools=("ml-dtypes", "numpy", "onnx", "onnx-ir", "safetensors"),
     )
+
+
+def _leaves(spec: BuildSpec) -> Iterator[Leaf]:
+    """Files that passes read."""
+    yield from (Leaf(name=f"adapter.{name}", path=path) for name, path in spec.adapters.items())
+    if spec.transforms.speculative_heads is not None:
+        yield Leaf(name="speculative_heads", path=spec.transforms.speculative_heads)
 
 
 def _passes(spec: BuildSpec) -> Iterator[dict[str, Any]]:
@@ -48,6 +55,8 @@ def _passes(spec: BuildSpec) -> Iterator[dict[str, Any]]:
         yield _block_attention(spec)
     if asked.fuse_projections:
         yield {"name": "fuse_projections"}
+    if asked.speculative_heads is not None:
+        yield {"name": "speculative_heads"}
     if asked.proxy:
         yield {"name": "proxy"}
     if asked.clip_float16:

@@ -194,6 +194,10 @@ def _sampler(asked: TransformsSpec) -> Iterator[QeffBuildError]:
     if asked.include_sampler and asked.proxy:
         what = "there are no logits to choose by, with transforms.proxy=true"
         yield _fault("spec.conflict", "transforms.include_sampler", what, "leave one of them out")
+    if asked.speculative_heads is not None and (asked.include_sampler or asked.proxy):
+        other = "include_sampler" if asked.include_sampler else "proxy"
+        what = f"it does not go with transforms.{other}=true"
+        yield _fault("spec.conflict", "transforms.speculative_heads", what, "leave one of them out")
     if asked.include_sampler:
         return
     for name in ("return_pdfs", "include_guided_decoding"):

@@ -109,6 +109,7 @@ _ASKED: Mapping[str, Callable[[BuildSpec], bool]] = {
     "block_attention": lambda spec: spec.transforms.blocking_mode != "none",
     "lora": lambda spec: bool(spec.adapters),
     "fuse_projections": lambda spec: spec.transforms.fuse_projections,
+    "speculative_heads": lambda spec: spec.transforms.speculative_heads is not None,
     "proxy": lambda spec: spec.transforms.proxy,
     "clip_float16": lambda spec: spec.transforms.clip_float16,
     "sampler": lambda spec: spec.transforms.include_sampler,

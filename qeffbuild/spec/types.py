@@ -204,6 +204,7 @@ class TransformsSpec:
     num_batch_blocks: int | None = option(None, "blocks of rows; null: as few as fit fast memory", low=1, high=4096)
     skip_kv: bool = option(True, "blocks of slots that no token sees yet are left out")
     fuse_projections: bool = option(False, "queries, keys and values are one product, and so are gate and up")
+    speculative_heads: str | None = option(None, "a safetensors file of projections whose logits guess further ahead")
     proxy: bool = option(
         False, "the model without its table of words and its head: inputs_embeds in, hidden_states out"
     )
