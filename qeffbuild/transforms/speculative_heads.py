@@ -1,8 +1,8 @@
 """Heads that guess further ahead: hidden states go through residual projections, and all of them through the one head.
 
 A head is a row of blocks, y + silu(y weight^T + bias), each as wide as the model; their file has them under
-`HEAD.BLOCK.linear.weight` and `.bias`, perhaps below `projections.`. Logits [batch, tokens, 1 + heads, words] begin with
-the model's own. Known as turbo heads, and (with a head of words each) from Medusa.
+`HEAD.BLOCK.linear.weight` and `.bias`, perhaps below `projections.`. Logits [batch, tokens, 1 + heads, words] begin
+with the model's own. Known as turbo heads, and (with a head of words each) from Medusa.
 """
 
 from __future__ import annotations
