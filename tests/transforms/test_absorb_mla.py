@@ -10,7 +10,8 @@ import pytest
 from played_device import ANSWER, Device, generate
 from small_decoder import CONTEXT
 
-from qeffbuild.cloud_ai_100.lower import Form, lower
+from qeffbuild.cloud_ai_100.form import Form
+from qeffbuild.cloud_ai_100.lower import lower
 from qeffbuild.errors import ModelError
 from qeffbuild.graph.files import load_graph
 from qeffbuild.graph.weights import Folder, Weights

@@ -13,7 +13,8 @@ import small_decoder as small
 import torch
 from played_device import Device
 
-from qeffbuild.cloud_ai_100.lower import Form, lower
+from qeffbuild.cloud_ai_100.form import Form
+from qeffbuild.cloud_ai_100.lower import lower
 from qeffbuild.errors import ModelError, SpecError
 from qeffbuild.graph.files import load_graph, save_graph
 from qeffbuild.plan import Plan

@@ -13,7 +13,8 @@ import torch
 from played_device import Device
 from safetensors.numpy import save_file
 
-from qeffbuild.cloud_ai_100.lower import Form, lower
+from qeffbuild.cloud_ai_100.form import Form
+from qeffbuild.cloud_ai_100.lower import lower
 from qeffbuild.errors import ModelError
 from qeffbuild.graph.files import load_graph, save_graph
 from qeffbuild.graph.weights import Folder, Weights
