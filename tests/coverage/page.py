@@ -63,7 +63,7 @@ def _reason(said: Mapping[str, Any]) -> str:
     if said["stage"] == "done":
         return f"logits differ by {max(said['errors'].values()):.0e} of their spread"
     first = said["reason"].splitlines()[0] if said["reason"] else ""
-    return first.removeprefix(f"{said['model_type']}: ").replace("|", "/").replace("<", "&lt;")[:160]
+    return first.removeprefix(f"{said['model_type']}: ").replace("|", "/").replace("<", "&lt;")[:320]
 
 
 def _table(head: str, rows: Iterable[tuple[str, ...]]) -> list[str]:
