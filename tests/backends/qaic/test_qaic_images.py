@@ -145,6 +145,8 @@ def check(device: Seeing, model: Path, room: Path, size: int, one_by_one: Sequen
     prompts, images = asked_of(model, device.family, room)
     seen = device.eyes.read(prompts, list(map(str, images)))
 
+    # Tokens that see one another are fed together: then the first chunk holds them all.
+    size = max([size, *(stop for row in seen for _, stop in row.whole)])
     said = generate(device, seen, size, one_by_one)
 
     assert said == greedy_by_transformers(model, device.family, prompts, images)
