@@ -174,7 +174,10 @@ def _graph(
     """The whole graph, by copies of one layer of each kind where that is sound, else by a trace of all layers."""
     try:
         return _attempt(config, stored, recipe, choice, dtype, copying=True)
-    except layers.NotAlike as reason:
+    except (layers.NotAlike, RuntimeError) as reason:
+        if not isinstance(reason, layers.NotAlike) and "invalid for input of size" not in str(reason):
+            raise
+        # (A size that counts all layers, such as Gemma's embeddings for each, does not fit a part of them.)
         made = _attempt(config, stored, recipe, choice, dtype, copying=False)
         log.info("all layers are traced: %s", reason)
         return _because(made, str(reason))
