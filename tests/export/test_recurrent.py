@@ -10,12 +10,17 @@ from qeffbuild.models.tiny import tiny_config
 
 # State-space layers alone; gated delta rule, convolutions, and each of them beside attention.
 FAMILIES = ("mamba", "mamba2", "qwen3_next", "lfm2", "jamba", "zaya")
-QUICK = ("mamba", "lfm2")
+MARKS = {
+    "mamba2": pytest.mark.slow,
+    "qwen3_next": pytest.mark.slow,
+    "jamba": pytest.mark.long,
+    "zaya": pytest.mark.long,
+}
 ROWS = ([17, 230, 41, 99, 3, 180, 64, 7, 121, 55, 210], [140, 9, 77, 201])
 DECODED = [101, 35, 222]
 
 
-@pytest.mark.parametrize("model_type", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in FAMILIES])
+@pytest.mark.parametrize("model_type", [pytest.param(name, marks=MARKS.get(name, ())) for name in FAMILIES])
 def test_a_recurrent_model_says_what_pytorch_says(exported_config, model_type):
     made = exported_config(tiny_config(model_type, 256, 2))
     rows = [[*row, *DECODED] for row in ROWS]

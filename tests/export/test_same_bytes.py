@@ -13,7 +13,7 @@ import pytest
 SCRIPT = Path(__file__).with_name("every_kind.py")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_kind_of_export_is_the_same_bytes_elsewhere(tmp_path):
     said = []
     for seed, place in (("1", "here"), ("77", "some/where/else")):

@@ -72,7 +72,7 @@ def test_what_does_not_come_out_the_same_is_named(qeffbuild: Run, package: Path,
     [
         ({"backend.nosuch": 1}, 2, "override.unknown"),
         ({"model.path": "???"}, 2, "spec.missing"),
-        ({"model.path": "../../etc"}, 2, "model.absent"),
+        ({"model.path": "../../nowhere"}, 2, "model.absent"),
         ({"specialization.ctx_len": "x,y"}, 2, "spec.type"),
     ],
 )

@@ -91,8 +91,8 @@ def test_a_moved_cache_still_hits(qeffbuild: Run, fresh: dict[str, str], tmp_pat
 
 @pytest.mark.slow
 def test_int8_weights_cost_little_perplexity(qeffbuild: Run) -> None:
-    plain = ran(qeffbuild("eval", "--json"))
-    small = ran(qeffbuild("eval", "quantization=int8", "--json"))
+    plain = ran(qeffbuild("eval", "eval_tokens=8192", "--json"))
+    small = ran(qeffbuild("eval", "eval_tokens=8192", "quantization=int8", "--json"))
 
     assert plain["perplexity"] == pytest.approx(plain["reference_perplexity"], rel=1e-4)
     assert small["perplexity"] == pytest.approx(plain["perplexity"], rel=0.02)

@@ -83,7 +83,7 @@ def test_the_demo_answers_as_pytorch_does(shape: tuple[str, ...], qeffbuild: Run
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["gpt2", "llama", "gemma2", "mpt"])
+@pytest.mark.parametrize("model", ["gpt2", "llama", "mpt", pytest.param("gemma2", marks=pytest.mark.long)])
 def test_a_tiny_random_model_answers_as_pytorch_does(model: str, qeffbuild: Run) -> None:
     prompts = PROMPTS[:3]
     shape = ["specialization.batch_size=2", "specialization.prefill_seq_len=8", "specialization.ctx_len=64"]

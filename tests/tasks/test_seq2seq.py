@@ -16,7 +16,7 @@ DECODING = DecodingSpec(max_new_tokens=12, ignore_eos=True)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model_type", ["t5", "bart", "marian"])
+@pytest.mark.parametrize("model_type", ["t5", "bart", pytest.param("marian", marks=pytest.mark.long)])
 def test_texts_are_those_of_transformers_in_ragged_batches(model_type: str, small: Callable) -> None:
     import torch
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer

@@ -23,7 +23,7 @@ CHUNKS = {"gemma3": "specialization.prefill_seq_len=9"}
 
 # One plain family, one that turns by a grid and stacks features, one whose images see themselves as a whole.
 QUICK = ("llava", "qwen3_vl", "gemma3")
-CASES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in small_models.FAMILIES]
+CASES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.long) for name in small_models.FAMILIES]
 
 
 @pytest.mark.parametrize("family", CASES)

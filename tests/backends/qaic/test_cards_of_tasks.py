@@ -60,6 +60,7 @@ def test_run_on_a_card_prints_what_the_default_backend_prints(
     assert card.LOG, "it was the card"
 
 
+@pytest.mark.long
 def test_adapters_that_are_inputs_travel_once(card: ModuleType, both: Both, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
@@ -85,6 +86,7 @@ def test_adapters_that_are_inputs_travel_once(card: ModuleType, both: Both, tmp_
     assert [place for place, is_sent in enumerate(sent) if is_sent] == [0, 8, 16]  # one after each change
 
 
+@pytest.mark.long
 def test_texts_are_embedded_as_here(card: ModuleType, both: Both) -> None:
     words = ("model=hf", "model.model_type=bert", "model.scale=tiny", "model.task=embedding")
     here, there = both(*words, "specialization.batch_size=2", "specialization.seq_len=[8,64]")

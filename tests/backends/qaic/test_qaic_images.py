@@ -28,7 +28,7 @@ from tests.vision.small_models import STEPS, asked_of, greedy_by_transformers
 CONTEXT = 128
 # One plain family, one that turns by a grid and stacks features, one whose images see themselves as a whole.
 QUICK = ("llava", "qwen3_vl", "gemma3")
-CASES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in small_models.FAMILIES]
+CASES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.long) for name in small_models.FAMILIES]
 
 
 def step(action: Any, out: Path, params: dict[str, Any], leaves: dict[str, Path], **inputs: Path) -> Path:
