@@ -1,15 +1,34 @@
-"""A task beyond causal-lm, and its lengths -> its specializations: one for each length, or encoder and decoder."""
+"""A task and what was asked -> its specializations: prefill and decode, one for each length, or encoder and decoder."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
-from qeffbuild.cloud_ai_100.specializations import Specialization, numbered
+from qeffbuild.cloud_ai_100.specializations import Specialization, numbered, specializations, with_windows
 from qeffbuild.errors import SpecError
+from qeffbuild.graphs import members
+from qeffbuild.signature import IoSignature
 from qeffbuild.spec.for_task import input_lengths
 from qeffbuild.spec.types import SpecializationSpec
 
 _NAMES = {"embedding": "Embedding", "sequence-classification": "SeqClassification", "ctc": "CTC"}
+
+
+def specializations_of(
+    task: str, shapes: SpecializationSpec, signature: IoSignature, *, continuous: bool, positions: int | None
+) -> tuple[Specialization, ...]:
+    """Of any task; `positions` are those of an encoder that hears."""
+    if task in ("causal-lm", "image-text"):
+        return with_windows(specializations(shapes, continuous=continuous), signature)
+    return reader_specializations(task, shapes, positions)
+
+
+def positions_of(exported: Path) -> int | None:
+    """How many positions the encoder of an export has that hears: two frames of sound become one."""
+    _, *others = members(exported)
+    frames = [tensor.axes[2] for member in others for tensor in member.signature.inputs if len(tensor.axes) == 3]
+    return next((most // 2 for most in frames if isinstance(most, int)), None)
 
 
 def reader_specializations(task: str, shapes: SpecializationSpec, most: int | None) -> tuple[Specialization, ...]:

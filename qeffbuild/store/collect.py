@@ -17,6 +17,7 @@ from qeffbuild.store.staging import sweep
 from qeffbuild.store.store import Store
 
 LOG_KEPT_S = 7 * 86400  # logs of failures
+_UNFINISHED_S = 3600.0  # who began to write a name so long ago has died
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,9 +225,19 @@ def _remove_free(path: Path) -> None:
 def _remove_dangling(store: Store) -> None:
     for _, entry in disk.walk_files(store.home / "alias"):
         path = Path(entry.path)
+        if _is_being_written(path):
+            continue
         try:
             target = unseal(path.read_bytes())["target"]
         except (Damaged, OSError):
             target = None
         if target is None or not store.entry_path(target).exists():
             path.unlink(missing_ok=True)
+
+
+def _is_being_written(alias: Path) -> bool:
+    """An alias has a name of its own until it is whole, and is then renamed to its key."""
+    try:
+        return bool(alias.suffix) and alias.stat().st_mtime > time.time() - _UNFINISHED_S
+    except FileNotFoundError:
+        return True  # it was renamed just now

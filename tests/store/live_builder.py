@@ -50,7 +50,7 @@ def build(root: Path, variant: int) -> None:
     outcomes = execute(plan, deep_keys(plan, Still()), store, world=Still(), in_process={ACTION})
     text = ""
     for outcome in outcomes:
-        assert outcome.out is not None, outcome
+        assert outcome.out is not None, (outcome.result, outcome.because, outcome.error)
         text += f"{outcome.step.name}{variant}\n"
         assert (outcome.out / "text").read_text() == text
     # Whatever a collector does meanwhile: what this process has, it keeps until it closes its store.

@@ -87,6 +87,20 @@ def test_a_root_keeps_what_it_was_made_from(filled):
     assert held(filled) == {"package", "export"}
 
 
+def test_an_alias_that_someone_writes_just_now_is_left_to_him(filled):
+    place = filled.alias_path(digest("new"))
+    place.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = place.with_name(f"{place.name}.0a1b2c3d")
+    unfinished.touch()
+
+    collect.gc(filled)
+    assert unfinished.exists()
+
+    os.utime(unfinished, (0, 0))  # and its writer died long ago
+    collect.gc(filled)
+    assert not unfinished.exists()
+
+
 def test_an_alias_can_be_a_root(filled):
     collect.pin(filled, "mine", digest("shallow package"))
 

@@ -22,8 +22,7 @@ from qeffbuild.cloud_ai_100.image_shapes import Images, vision_specializations, 
 from qeffbuild.cloud_ai_100.images import of_one_row, sees
 from qeffbuild.cloud_ai_100.layers import partition_nodes
 from qeffbuild.cloud_ai_100.names import COMMANDS, GRAPH, IMAGE_FACTS, SPECIALIZATIONS
-from qeffbuild.cloud_ai_100.reader_shapes import reader_specializations
-from qeffbuild.cloud_ai_100.specializations import specializations, with_windows
+from qeffbuild.cloud_ai_100.reader_shapes import positions_of, specializations_of
 from qeffbuild.errors import BackendError
 from qeffbuild.executor.work import Work
 from qeffbuild.graph.files import load_graph, save_graph
@@ -40,7 +39,7 @@ def run(work: Work) -> None:
     asked = replace(
         Asked.read(work.params),
         task=made.get("task", "causal-lm"),
-        positions=_positions(work),
+        positions=positions_of(work.inputs["exported"]),
         images=Images.read(made["image"]) if "image" in made else None,
     )
     if "image" in made:  # whoever feeds the programs has to know
@@ -64,13 +63,6 @@ def run(work: Work) -> None:
     script = work.out / "compile.sh"
     script.write_text(documents.compile_script(commands, list(weights), work.leaves.get("templates")))
     script.chmod(0o755)
-
-
-def _positions(work: Work) -> int | None:
-    """Two frames of sound become one position."""
-    _, *others = members(work.inputs["exported"])
-    frames = [tensor.axes[2] for member in others for tensor in member.signature.inputs if len(tensor.axes) == 3]
-    return next((most // 2 for most in frames if isinstance(most, int)), None)
 
 
 def _bring_adapters(work: Work) -> None:
@@ -117,12 +109,11 @@ def write_documents(
     `named` holds the files that options name, and a user's templates.
     """
     own, options = named.get("templates"), asked.options
-    if asked.task in ("causal-lm", "image-text"):
-        entries = with_windows(specializations(asked.shapes, continuous=asked.continuous), signature)
-        if asked.images is not None:  # continuous batching prefills one prompt at a time, and has its images
-            entries = with_images(entries, asked.images, signature, rows=asked.shapes.batch_size)
-    else:
-        entries = reader_specializations(asked.task, asked.shapes, asked.positions)
+    entries = specializations_of(
+        asked.task, asked.shapes, signature, continuous=asked.continuous, positions=asked.positions
+    )
+    if asked.images is not None:  # continuous batching prefills one prompt at a time, and has its images
+        entries = with_images(entries, asked.images, signature, rows=asked.shapes.batch_size)
     text = documents.specializations_json(entries, options.form, own)
     (out / SPECIALIZATIONS).write_text(text)
 

@@ -18,24 +18,32 @@ PROGRAM = "programqpc.bin"  # what the generator leaves there
 _LOG_LEVEL = "--log_level"
 
 
-def converter_argv(root: str, overrides: Overrides) -> list[str]:
-    """The command that makes a DLC of the graph."""
+def converter_argv(root: str, overrides: Overrides, *, graph: str = GRAPH, prefix: str = "") -> list[str]:
+    """The command that makes a DLC of the graph. `prefix` stands before the names of its documents."""
     return [
-        *(f"{root}/{CONVERTER}", "--input_network", GRAPH, "--output_path", DLC, "--config", CUSTOM_IO),
+        *(f"{root}/{CONVERTER}", "--input_network", graph, "--output_path", f"{prefix}{DLC}"),
+        *("--config", f"{prefix}{CUSTOM_IO}"),
         *("--float_bias_bitwidth", "32", "--float_bitwidth", "16", "--preserve_io_datatype"),
         *("--onnx_skip_simplification", "--target_backend", "AIC", *overrides.converter),
     ]
 
 
-def generator_argv(root: str, overrides: Overrides, *, has_data_format: bool) -> list[str]:
+def generator_argv(root: str, overrides: Overrides, *, has_data_format: bool, prefix: str = "") -> list[str]:
     """The command that makes a program of the DLC."""
     argv = [
         *(f"{root}/{GENERATOR}", "--binary_file", "qnngraph.serialized", "--backend_binary", PROGRAM),
-        *("--output_dir", OUTPUT, "--backend", f"{root}/{BACKEND}", "--dlc_path", DLC),
-        *("--config_file", COMPILER_CONFIG),
+        *("--output_dir", f"{prefix}{OUTPUT}", "--backend", f"{root}/{BACKEND}", "--dlc_path", f"{prefix}{DLC}"),
+        *("--config_file", f"{prefix}{COMPILER_CONFIG}"),
     ]
     if has_data_format:
-        argv += ["--data_format_config", DATA_FORMAT]
+        argv += ["--data_format_config", f"{prefix}{DATA_FORMAT}"]
     if not any(word.partition("=")[0] == _LOG_LEVEL for word in overrides.generator):
         argv += [_LOG_LEVEL, "error"]
     return [*argv, *overrides.generator]
+
+
+def made_by(argv: list[str]) -> str:
+    """The file that one of the two commands leaves, relative to the folder of the documents."""
+    if "--output_path" in argv:
+        return argv[argv.index("--output_path") + 1]
+    return f"{argv[argv.index('--output_dir') + 1]}/{PROGRAM}"

@@ -7,7 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
-from qeffbuild.backends.qnn.aic.command import DLC, OUTPUT, PROGRAM
+from qeffbuild.backends.qnn.aic.command import DLC, PROGRAM, made_by
 from qeffbuild.backends.qnn.aic.sdk import CONVERTER, GENERATOR, find_sdk
 from qeffbuild.cloud_ai_100.folder import lay_out
 from qeffbuild.cloud_ai_100.names import COMMANDS
@@ -25,12 +25,15 @@ def run(work: Work) -> None:
             raise BackendError("backend.file", f"backend.dlc_file: {dlc} is no file, or empty")
         shutil.copyfile(dlc, stage / DLC)
     commands = json.loads((stage / COMMANDS).read_text())
-    (stage / OUTPUT).mkdir()
     for argv in commands:
+        made = stage / made_by(argv)
+        made.parent.mkdir(exist_ok=True)
         run_command(argv, cwd=stage)
-        made = stage / DLC if argv[0].endswith(CONVERTER) else stage / OUTPUT / PROGRAM
         _check(made, Path(argv[0]).name)
-    (stage / OUTPUT).rename(work.out / OUTPUT)
+        if made.name == PROGRAM:
+            kept = work.out / made.parent.relative_to(stage)
+            kept.parent.mkdir(exist_ok=True)
+            made.parent.rename(kept)
     shutil.rmtree(stage)
     said = {
         "schema": 1,

@@ -142,8 +142,8 @@ def tensor_slicing_json(devices: int, own: Path | None = None) -> str:
 
 
 def compile_script(
-    commands: Sequence[Sequence[str]], weights: Sequence[str], output: str, own: Path | None = None
+    commands: Sequence[Sequence[str]], weights: Sequence[str], outputs: Sequence[str], own: Path | None = None
 ) -> str:
     """A shell script that says the commands; `weights` are the files that must lie beside it."""
-    said = {"commands": [list(command) for command in commands], "weights": list(weights), "output": output}
+    said = {"commands": [list(command) for command in commands], "weights": list(weights), "outputs": list(outputs)}
     return render("qnn/compile.sh.j2", said, own=own)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 from qeffbuild.backends.qnn.aic.command import OUTPUT, PROGRAM
-from qeffbuild.cloud_ai_100.names import SPECIALIZATIONS
+from qeffbuild.cloud_ai_100.names import IMAGE_FACTS, SPECIALIZATIONS
 from qeffbuild.executor.work import Work
 from qeffbuild.graph.weights import checkpoint_folder
+from qeffbuild.graphs import members
 from qeffbuild.models import save_tokenizer
 from qeffbuild.package import TOKENIZER, bring_adapters, gates, model_facts, write_manifest, write_provenance
-from qeffbuild.signature import IoSignature
 
 
 def run(work: Work) -> None:
@@ -19,22 +20,28 @@ def run(work: Work) -> None:
     fetched = json.loads((work.inputs["model"] / "model.json").read_text())["files"]
     checkpoint = checkpoint_folder(work.inputs["model"], work.leaves.get("model"))
 
-    shutil.copytree(work.inputs["compiled"] / OUTPUT, work.out / OUTPUT)
-    # Whoever runs the program reads the sizes of its buffers from the specializations, by their names.
-    shutil.copyfile(work.inputs["documents"] / SPECIALIZATIONS, work.out / SPECIALIZATIONS)
-    adapters = bring_adapters(work.inputs["documents"], work.out)
+    documents, graphs = work.inputs["documents"], {}
+    for member in members(documents):
+        folder = member.name if member.prefix else "."
+        shutil.copytree(work.inputs["compiled"] / folder / OUTPUT, work.out / folder / OUTPUT)
+        # Whoever runs the program reads the sizes of its buffers from the specializations, by their names.
+        shutil.copyfile(documents / folder / SPECIALIZATIONS, work.out / folder / SPECIALIZATIONS)
+        file = (Path(folder) / OUTPUT / PROGRAM).as_posix()
+        graphs[member.name] = {"file": file, "signature": member.signature.as_json()}
+    adapters = bring_adapters(documents, work.out)
     has_tokenizer = save_tokenizer(checkpoint.path, fetched, work.out / TOKENIZER)
     write_provenance(work.out, work.params, fetched)
-    signature = IoSignature.load(work.inputs["documents"] / "io.json")
     params = work.params
     manifest = {
         **{name: params[name] for name in ("backend", "target", "specialization")},
         "task": facts["task"],
-        "graphs": {"decoder": {"file": f"{OUTPUT}/{PROGRAM}", "signature": signature.as_json()}},
+        "graphs": graphs,
         "model": model_facts(facts),
         "quantization": {"method": "none", **{name: params[name] for name in ("mxfp6_matmul", "mxint8_kv_cache")}},
         "devices": params["num_devices"],
         "tokenizer": TOKENIZER if has_tokenizer else None,
         **gates(work.inputs),
     }
+    if (documents / IMAGE_FACTS).is_file():
+        manifest["image"] = json.loads((documents / IMAGE_FACTS).read_text())
     write_manifest(work.out, manifest if adapters is None else {**manifest, "adapters": adapters})

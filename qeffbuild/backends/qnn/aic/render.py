@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,35 +13,67 @@ from qeffbuild.backends.qnn.aic import command, documents
 from qeffbuild.backends.qnn.aic.overrides import Overrides, read_overrides, skipped_for_nothing
 from qeffbuild.backends.qnn.aic.sdk import EXTENSIONS, sdk_root
 from qeffbuild.cloud_ai_100.folder import bring_weights
-from qeffbuild.cloud_ai_100.names import COMMANDS, GRAPH, SPECIALIZATIONS
-from qeffbuild.cloud_ai_100.specializations import specializations, with_windows
+from qeffbuild.cloud_ai_100.image_shapes import Images, vision_specializations, with_images
+from qeffbuild.cloud_ai_100.images import of_one_row, sees
+from qeffbuild.cloud_ai_100.names import COMMANDS, GRAPH, IMAGE_FACTS, SPECIALIZATIONS
+from qeffbuild.cloud_ai_100.reader_shapes import positions_of, specializations_of
+from qeffbuild.cloud_ai_100.specializations import Specialization
+from qeffbuild.errors import BackendError
 from qeffbuild.executor.work import Work
-from qeffbuild.graph.files import load_graph
+from qeffbuild.graph.files import load_graph, save_graph
+from qeffbuild.graphs import Member, members
 from qeffbuild.package import ADAPTERS, bring_adapters
 from qeffbuild.signature import IoSignature
 from qeffbuild.spec.types import SpecializationSpec
 
 
 def run(work: Work) -> None:
-    for name in (GRAPH, "io.json"):
-        shutil.copyfile(work.inputs["graph"] / name, work.out / name)
     if bring_adapters(work.inputs["exported"], work.out) is not None:
         shutil.copyfile(work.inputs["exported"] / f"{ADAPTERS}.json", work.out / f"{ADAPTERS}.json")
-    model = load_graph(work.out / GRAPH)
-    weights = bring_weights(model, work.inputs["exported"], work.out)
-    asked = Asked.read(work.params)
+    made = json.loads((work.inputs["exported"] / "export.json").read_text())
+    asked = replace(
+        Asked.read(work.params),
+        task=made.get("task", "causal-lm"),
+        positions=positions_of(work.inputs["exported"]),
+        images=Images.read(made["image"]) if "image" in made else None,
+    )
+    if "image" in made:  # whoever feeds the programs has to know
+        (work.out / IMAGE_FACTS).write_text(json.dumps(made["image"], indent=1, sort_keys=True) + "\n")
     overrides = read_overrides(work.leaves.get("config"))
     has_dlc = "dlc" in work.leaves
     if overrides.skips_converter and not has_dlc:
         raise skipped_for_nothing()
     own = work.leaves.get("templates")
-    commands = write_documents(asked, overrides, IoSignature.load(work.out / "io.json"), work.out, own)
-    if has_dlc:
-        commands = commands[1:]
+    main, *others = members(work.inputs["graph"])
+    if has_dlc and others:
+        raise BackendError("backend.option", "backend.dlc_file: one DLC, but two programs are made", hint=_ONE_PROGRAM)
+    commands, weights = [], dict.fromkeys([command.DLC] if has_dlc else [])
+    for member in (*others, main):  # what sees comes first
+        needed, signature = _bring_graph(work, asked, member)
+        if not has_dlc:
+            weights |= dict.fromkeys(needed)
+        said = write_documents(asked, overrides, signature, work.out, own, None if member is main else member)
+        commands += said[1:] if has_dlc else said
     (work.out / COMMANDS).write_text(json.dumps(commands, indent=1) + "\n")
     script = work.out / "compile.sh"
-    script.write_text(documents.compile_script(commands, [command.DLC] if has_dlc else weights, command.OUTPUT, own))
+    outputs = [command.made_by(argv).rpartition("/")[0] for argv in commands if "--output_dir" in argv]
+    script.write_text(documents.compile_script(commands, list(weights), outputs, own))
     script.chmod(0o755)
+
+
+_ONE_PROGRAM = "model.kv_offload=false makes one"
+
+
+def _bring_graph(work: Work, asked: Asked, member: Member) -> tuple[list[str], IoSignature]:
+    """Copies the graph and what was written beside it; the files that it reads besides, and its signature."""
+    for path in (member.graph, member.io):
+        shutil.copyfile(path, work.out / path.name)
+    model, signature = load_graph(member.graph), member.signature
+    if asked.images is not None and asked.shapes.batch_size == 1 and sees(signature):
+        signature = of_one_row(model.graph, signature)
+        signature.save(work.out / member.io.name)
+        save_graph(model, work.out / member.file)
+    return bring_weights(model, work.inputs["exported"], work.out, member.prefix), signature
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +87,9 @@ class Asked:
     mxint8_kv_cache: bool
     num_devices: int
     root: str
+    task: str = "causal-lm"
+    positions: int | None = None  # of an encoder that hears
+    images: Images | None = None  # of a model that sees
 
     @classmethod
     def read(cls, params: Mapping[str, Any]) -> Asked:
@@ -73,28 +108,61 @@ class Asked:
 
 
 def write_documents(
-    asked: Asked, overrides: Overrides, signature: IoSignature, out: Path, own: Path | None = None
+    asked: Asked,
+    overrides: Overrides,
+    signature: IoSignature,
+    out: Path,
+    own: Path | None = None,
+    beside: Member | None = None,
 ) -> list[list[str]]:
-    """Writes the documents into `out`; the converter's and the generator's arguments, files by their names there."""
-    entries = with_windows(specializations(asked.shapes, continuous=asked.continuous), signature)
-    (out / SPECIALIZATIONS).write_text(documents.specializations_json(entries, own))
+    """Writes the documents into `out`; the converter's and the generator's arguments, files by their names there.
+
+    Those of a graph `beside` the main one, which sees, go into a folder of its name; its weights keep their precision.
+    """
+    prefix, mxfp6 = "", asked.mxfp6_matmul
+    if beside is not None:
+        prefix, mxfp6 = f"{beside.name}/", False
+        (out / beside.name).mkdir()
+    entries = _entries(asked, signature, is_vision=beside is not None)
+    (out / f"{prefix}{SPECIALIZATIONS}").write_text(documents.specializations_json(entries, own))
     state_dtype = "uint8" if asked.mxint8_kv_cache else "float16"
-    (out / command.CUSTOM_IO).write_text(documents.custom_io_yaml(signature, entries, state_dtype, own))
+    fed = signature if beside is None else _in_halves(signature)
+    (out / f"{prefix}{command.CUSTOM_IO}").write_text(documents.custom_io_yaml(fed, entries, state_dtype, own))
 
     slices = None
     if asked.num_devices > 1:
-        slices = command.SLICES
+        slices = f"{prefix}{command.SLICES}"
         (out / slices).write_text(documents.tensor_slicing_json(asked.num_devices, own))
-    settings = {**documents.settings(asked, entries, slices), **overrides.settings}
-    (out / command.COMPILE_BACKEND).write_text(documents.compile_backend_json(settings, own))
+    settings = {**documents.settings(replace(asked, mxfp6_matmul=mxfp6), entries, slices), **overrides.settings}
+    (out / f"{prefix}{command.COMPILE_BACKEND}").write_text(documents.compile_backend_json(settings, own))
     library = f"{asked.root}/{EXTENSIONS}"
-    config = documents.compiler_config_json(command.COMPILE_BACKEND, library, own)
-    (out / command.COMPILER_CONFIG).write_text(config)
+    config = documents.compiler_config_json(f"{prefix}{command.COMPILE_BACKEND}", library, own)
+    (out / f"{prefix}{command.COMPILER_CONFIG}").write_text(config)
 
     has_data_format = asked.mxint8_kv_cache and bool(signature.states)
     if has_data_format:
-        (out / command.DATA_FORMAT).write_text(documents.data_format_json(signature, entries, own))
+        (out / f"{prefix}{command.DATA_FORMAT}").write_text(documents.data_format_json(signature, entries, own))
+    graph = GRAPH if beside is None else beside.file
     return [
-        command.converter_argv(asked.root, overrides),
-        command.generator_argv(asked.root, overrides, has_data_format=has_data_format),
+        command.converter_argv(asked.root, overrides, graph=graph, prefix=prefix),
+        command.generator_argv(asked.root, overrides, has_data_format=has_data_format, prefix=prefix),
     ]
+
+
+def _in_halves(signature: IoSignature) -> IoSignature:
+    """What is seen goes in and out as the decoder holds it."""
+    inputs, outputs = (
+        tuple(replace(each, dtype="float16") if each.dtype == "float32" else each for each in some)
+        for some in (signature.inputs, signature.outputs)
+    )
+    return replace(signature, inputs=inputs, outputs=outputs)
+
+
+def _entries(asked: Asked, signature: IoSignature, *, is_vision: bool) -> tuple[Specialization, ...]:
+    if is_vision:
+        assert asked.images is not None, "a graph that sees has images"
+        return vision_specializations(asked.images)
+    entries = specializations_of(
+        asked.task, asked.shapes, signature, continuous=asked.continuous, positions=asked.positions
+    )
+    return entries if asked.images is None else with_images(entries, asked.images, signature, asked.shapes.batch_size)
