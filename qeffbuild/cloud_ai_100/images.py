@@ -11,15 +11,11 @@ from dataclasses import replace
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass
 
-from qeffbuild.cloud_ai_100.layers import name_nodes
+from qeffbuild.cloud_ai_100.finish import finish
 from qeffbuild.cloud_ai_100.names import IMAGE
-from qeffbuild.cloud_ai_100.norms import call_norms
-from qeffbuild.cloud_ai_100.opset17 import to_opset17
 from qeffbuild.errors import ModelError
 from qeffbuild.graph.emit import Emitter, replace_value
-from qeffbuild.graph.files import DOMAIN as SYMBOLIC
 from qeffbuild.graph.fold import remove_unread
-from qeffbuild.graph.halves import clip_to_float16
 from qeffbuild.graph.ops import lower_portable
 from qeffbuild.signature import Axis, IoSignature, State, Tensor
 
@@ -37,11 +33,7 @@ def lower_vision(model: ir.Model, signature: IoSignature) -> IoSignature:
     for value, tensor in zip(model.graph.inputs, lowered.inputs, strict=True):
         value.shape = ir.Shape(tensor.axes)
     lower_portable(model)
-    model.opset_imports.pop(SYMBOLIC, None)
-    call_norms(model)
-    to_opset17(model)
-    clip_to_float16(model.graph)
-    name_nodes(model.graph, lowered)
+    finish(model, lowered)
     return lowered
 
 

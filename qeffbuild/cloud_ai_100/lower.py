@@ -9,21 +9,17 @@ from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass
 
 from qeffbuild.cloud_ai_100.cache_ops import add_functions
 from qeffbuild.cloud_ai_100.carried import check_states, one_turn, with_heads
+from qeffbuild.cloud_ai_100.finish import finish
 from qeffbuild.cloud_ai_100.form import Form, set_io, signature_of
 from qeffbuild.cloud_ai_100.functions import outline_layers
 from qeffbuild.cloud_ai_100.images import lower_vision, retain_images, sees
-from qeffbuild.cloud_ai_100.layers import name_nodes
 from qeffbuild.cloud_ai_100.lower_reader import lower_reader
 from qeffbuild.cloud_ai_100.merge_speech import merge_speech
-from qeffbuild.cloud_ai_100.norms import call_norms
-from qeffbuild.cloud_ai_100.opset17 import to_opset17
 from qeffbuild.cloud_ai_100.rewriting import Rewriting
 from qeffbuild.cloud_ai_100.rings import with_rings
 from qeffbuild.executor.work import Work
-from qeffbuild.graph.files import DOMAIN as SYMBOLIC
 from qeffbuild.graph.files import load_graph, save_graph
 from qeffbuild.graph.fold import remove_unread
-from qeffbuild.graph.halves import clip_to_float16
 from qeffbuild.graph.held import hold_blocks
 from qeffbuild.graph.tied import share_tied_head
 from qeffbuild.graphs import GRAPH, IO, Member, members, place
@@ -78,11 +74,7 @@ def lower(model: ir.Model, signature: IoSignature, form: Form) -> IoSignature:
     remove_unread(model.graph)
     lowered = signature_of(signature, form)
     set_io(model.graph, signature, lowered)
-    model.opset_imports.pop(SYMBOLIC, None)
-    call_norms(model)
-    to_opset17(model)
-    clip_to_float16(model.graph)
-    layers = name_nodes(model.graph, lowered)
+    layers = finish(model, lowered)
     if form.sub_functions:
         outline_layers(model, layers)
     add_functions(model)

@@ -7,12 +7,8 @@ from dataclasses import replace
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass
 
-from qeffbuild.cloud_ai_100.layers import name_nodes
-from qeffbuild.cloud_ai_100.norms import call_norms
-from qeffbuild.cloud_ai_100.opset17 import to_opset17
+from qeffbuild.cloud_ai_100.finish import finish
 from qeffbuild.graph.emit import Emitter
-from qeffbuild.graph.files import DOMAIN as SYMBOLIC
-from qeffbuild.graph.halves import clip_to_float16
 from qeffbuild.graph.ops import lower_portable
 from qeffbuild.signature import IoSignature
 
@@ -25,11 +21,7 @@ def lower_reader(model: ir.Model, signature: IoSignature) -> IoSignature:
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     lowered = _without_types(model.graph, signature)
     lower_portable(model)
-    model.opset_imports.pop(SYMBOLIC, None)
-    call_norms(model)
-    to_opset17(model)
-    clip_to_float16(model.graph)
-    name_nodes(model.graph, lowered)
+    finish(model, lowered)
     return lowered
 
 

@@ -7,6 +7,8 @@ from qeffbuild.plan.types import Step
 from qeffbuild.spec.types import BuildSpec
 
 GRAPH_TOOLS = ("ml-dtypes", "numpy", "onnx", "onnx-ir")
+# What is there to copy, and what that needs.
+BRINGS = ("bring", "finish", "images", "layers", "names", "norms", "opset17")
 _ROOM = "qeffbuild.cloud_ai_100"
 
 
@@ -41,7 +43,17 @@ def lower(spec: BuildSpec, graph: str, *, sub_functions: bool = False) -> Step:
             "qeffbuild.graph",
             "qeffbuild.graphs",
             "qeffbuild.signature",
-            *rooms("cache_ops", "carried", "form", "functions", "images", "layers", "lower_reader", "merge_speech"),
+            *rooms(
+                "cache_ops",
+                "carried",
+                "finish",
+                "form",
+                "functions",
+                "images",
+                "layers",
+                "lower_reader",
+                "merge_speech",
+            ),
             *rooms("names", "norms", "opset17", "rewriting", "rings"),
         ),
         tools=GRAPH_TOOLS,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from qeffbuild.cloud_ai_100.image_shapes import Images, with_images
 from qeffbuild.cloud_ai_100.specializations import Specialization, numbered, specializations, with_windows
 from qeffbuild.errors import SpecError
 from qeffbuild.graphs import members
@@ -16,12 +17,22 @@ _NAMES = {"embedding": "Embedding", "sequence-classification": "SeqClassificatio
 
 
 def specializations_of(
-    task: str, shapes: SpecializationSpec, signature: IoSignature, *, continuous: bool, positions: int | None
+    task: str,
+    shapes: SpecializationSpec,
+    signature: IoSignature,
+    *,
+    continuous: bool,
+    positions: int | None,
+    images: Images | None,
 ) -> tuple[Specialization, ...]:
-    """Of any task; `positions` are those of an encoder that hears."""
-    if task in ("causal-lm", "image-text"):
-        return with_windows(specializations(shapes, continuous=continuous), signature)
-    return reader_specializations(task, shapes, positions)
+    """Of any task; `positions` are those of an encoder that hears, `images` those of a model that sees."""
+    if task not in ("causal-lm", "image-text"):
+        return reader_specializations(task, shapes, positions)
+    entries = with_windows(specializations(shapes, continuous=continuous), signature)
+    if images is None:
+        return entries
+    # Continuous batching prefills one prompt at a time, and has its images.
+    return with_images(entries, images, signature, rows=shapes.batch_size)
 
 
 def positions_of(exported: Path) -> int | None:

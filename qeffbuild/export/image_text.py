@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -241,14 +241,7 @@ def _graphs(
 
 
 def _because(traced: _Traced, reason: str) -> _Traced:
-    return _Traced(
-        model=traced.model,
-        signature=traced.signature,
-        model_class=traced.model_class,
-        layers=traced.layers,
-        layers_traced=traced.layers,
-        all_layers_because=reason,
-    )
+    return replace(traced, layers_traced=traced.layers, all_layers_because=reason)
 
 
 class _Skeleton:

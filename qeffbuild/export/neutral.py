@@ -7,7 +7,7 @@ import gc
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -184,15 +184,7 @@ def _graph(
 
 
 def _because(graph: _Graph, reason: str) -> _Graph:
-    return _Graph(
-        model=graph.model,
-        states=graph.states,
-        model_class=graph.model_class,
-        layers=graph.layers,
-        layers_traced=graph.layers,
-        all_layers_because=reason,
-        decomposed_because=graph.decomposed_because,
-    )
+    return replace(graph, layers_traced=graph.layers, all_layers_because=reason)
 
 
 def _attempt(

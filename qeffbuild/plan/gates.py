@@ -82,7 +82,13 @@ def _gate(spec: BuildSpec, edge: Step, behind: Iterator[Step], leaves: tuple[Lea
         },
         inputs={"graph": edge.name, REFERENCE: REFERENCE, "model": "fetch", **before},
         leaves=leaves,
-        code=(*_GRAPH_CODE, "qeffbuild.calibration.pieces"),
+        code=(
+            *_GRAPH_CODE,
+            "qeffbuild.calibration.pieces",
+            "qeffbuild.export",
+            "qeffbuild.models",
+            "qeffbuild.package",
+        ),
         tools=_GRAPH_TOOLS,
     )
 
@@ -97,6 +103,6 @@ def _reference(spec: BuildSpec, leaves: tuple[Leaf, ...]) -> Step:
         inputs={"model": "fetch"},
         after=("check",),
         leaves=leaves,
-        code=("qeffbuild.gate", "qeffbuild.models", "qeffbuild.export", "qeffbuild.graph"),
+        code=(*_GRAPH_CODE, "qeffbuild.export", "qeffbuild.models"),
         tools=("torch", "transformers", "numpy", "safetensors"),
     )

@@ -134,7 +134,7 @@ def _export(spec: BuildSpec) -> Step:
         code=(
             "qeffbuild.export",
             "qeffbuild.architectures",
-            "qeffbuild.models.own",
+            "qeffbuild.models",
             "qeffbuild.graph",
             "qeffbuild.graphs",
             "qeffbuild.signature",

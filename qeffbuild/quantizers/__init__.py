@@ -19,6 +19,7 @@ from qeffbuild.spec.types import BuildSpec, QuantizationSpec
 
 BLOCK_SIZES = (16, 32, 64, 128, 256)  # what MatMulNBits takes
 _SENSITIVITY_TOKENS = 2048  # each weight goes its own way with them
+_CODE = ("calibration", "graph", "graphs", "models", "package", "quantizers", "signature")
 _TOOLS = ("ml-dtypes", "numpy", "onnx", "onnx-ir")
 
 
@@ -109,7 +110,7 @@ def steps(spec: BuildSpec, graph: str, runner: str) -> tuple[Step, ...]:
     leaf = (Leaf(name="calibration", path=asked.calibration),) if text else ()
     shared: dict[str, Any] = {
         "leaves": (*model_leaves(spec.model), *leaf),
-        "code": tuple(f"qeffbuild.{room}" for room in ("calibration", "graph", "graphs", "quantizers", "signature")),
+        "code": tuple(f"qeffbuild.{room}" for room in _CODE),
         "tools": (*_TOOLS, *((runner, "transformers") if text else ())),
     }
     inputs = {"graph": graph, "model": "fetch"}

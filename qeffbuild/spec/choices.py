@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
-from qeffbuild import paths
-from qeffbuild.spec.load import PACKAGED
+from qeffbuild.spec.load import packaged
 from qeffbuild.spec.text import quoted
 from qeffbuild.spec.types import BuildSpec
 
@@ -58,12 +56,7 @@ def _changed(group: str, options: Any) -> dict[str, Any]:
     for field in fields(options):
         key, value = f"{group}.{field.name}", getattr(options, field.name)
         if field.metadata.get("place") and value is not None:
-            value = _portable(value)
+            value = packaged(value) or GAP
         if value != field.default and key not in _ELSEWHERE:
             found[key] = list(value) if isinstance(value, tuple) else value
     return found
-
-
-def _portable(place: str) -> str:
-    inside = Path(place)
-    return f"{PACKAGED}{inside.relative_to(paths.HERE).as_posix()}" if inside.is_relative_to(paths.HERE) else GAP

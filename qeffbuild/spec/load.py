@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from math import isfinite
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NoReturn
 
@@ -75,6 +76,12 @@ def _located(model: ModelSpec) -> ModelSpec:
 def _calibrated(quantization: QuantizationSpec) -> QuantizationSpec:
     text = _unpacked("quantization.calibration", quantization.calibration)
     return replace(quantization, calibration=text or "")
+
+
+def packaged(path: str) -> str | None:
+    """The `package:` form of a path that comes with this package, None of another."""
+    place = Path(path)
+    return f"{PACKAGED}{place.relative_to(paths.HERE).as_posix()}" if place.is_relative_to(paths.HERE) else None
 
 
 def _unpacked(key: str, path: str | None) -> str | None:

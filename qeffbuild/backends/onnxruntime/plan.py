@@ -10,9 +10,11 @@ from qeffbuild.plan.resolve import model_leaves
 from qeffbuild.plan.types import Step, params_of
 from qeffbuild.spec.types import BuildSpec
 
-_SESSION = "qeffbuild.backends.onnxruntime.session"  # packaging ends with a run in it
+_ROOM = "qeffbuild.backends.onnxruntime"
+_SESSION = f"{_ROOM}.session"  # packaging ends with a run in it
 _FAST_BLOCKS = 128
 _CALIBRATED_BLOCKS = 256  # a fifth faster again, at a loss that rounding with a text in view makes good
+_GRAPH_CODE = ("qeffbuild.graph", "qeffbuild.graphs", "qeffbuild.signature")
 _GRAPH_TOOLS = ("ml-dtypes", "numpy", "onnx", "onnx-ir")
 
 
@@ -42,12 +44,12 @@ def _with_blocks(spec: BuildSpec) -> BuildSpec:
 def _rowwise(spec: BuildSpec, graph: str) -> Step:
     return Step(
         name="quantize[prefill]",
-        action="qeffbuild.backends.onnxruntime.rowwise",
+        action=f"{_ROOM}.rowwise",
         params={"keep": list(spec.quantization.keep)},
         reads={"keep": "quantization.keep"},
         inputs={"graph": graph, "model": "fetch"},
         leaves=model_leaves(spec.model),
-        code=("qeffbuild.graph", "qeffbuild.graphs", "qeffbuild.signature"),
+        code=_GRAPH_CODE,
         tools=_GRAPH_TOOLS,
     )
 
@@ -57,11 +59,19 @@ def _lower(spec: BuildSpec, name: str, graph: str) -> Step:
     kv_scales = {"kv_scales": "quantize"} if spec.quantization.kv_cache == "int8" and graph != "quantize" else {}
     return Step(
         name=name,
-        action="qeffbuild.backends.onnxruntime.lower",
+        action=f"{_ROOM}.lower",
         params={"attention": spec.backend.options.attention},
         reads={"attention": "backend.attention"},
         inputs={"graph": graph, **kv_scales},
-        code=("qeffbuild.calibration.kv", "qeffbuild.graph", "qeffbuild.graphs", "qeffbuild.signature"),
+        code=(
+            "qeffbuild.calibration",
+            *_GRAPH_CODE,
+            "qeffbuild.package",
+            *(
+                f"{_ROOM}.{name}"
+                for name in ("activations", "attention", "masks", "norms", "packing", "rotary", "rows")
+            ),
+        ),
         tools=_GRAPH_TOOLS,
     )
 
@@ -93,13 +103,6 @@ def _package(spec: BuildSpec, graph: str, quantized: bool) -> Step:
             **({"quantized": "quantize"} if quantized else {}),
         },
         leaves=model_leaves(spec.model),
-        code=(
-            "qeffbuild.graph",
-            "qeffbuild.models.tokenizer",
-            "qeffbuild.package",
-            "qeffbuild.graphs",
-            "qeffbuild.signature",
-            _SESSION,
-        ),
+        code=(*_GRAPH_CODE, "qeffbuild.models", "qeffbuild.package", _SESSION),
         tools=(*_GRAPH_TOOLS, "tokenizers", "transformers"),
     )

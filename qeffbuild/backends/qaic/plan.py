@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from qeffbuild.backends.qaic.command import COMPILER, COMPILER_ENV
-from qeffbuild.cloud_ai_100.plan import GRAPH_TOOLS, lower
+from qeffbuild.cloud_ai_100.plan import BRINGS, GRAPH_TOOLS, lower
 from qeffbuild.cloud_ai_100.plan import rooms as shared
 from qeffbuild.cloud_ai_100.requests import is_continuous
 from qeffbuild.paths import resource_dir
@@ -69,16 +69,8 @@ def _render(spec: BuildSpec, graph: str) -> Step:
             "qeffbuild.signature",
             "qeffbuild.spec.types",
             "qeffbuild.graph",
-            *shared(
-                "context_lengths",
-                "folder",
-                "image_shapes",
-                "images",
-                "layers",
-                "names",
-                "reader_shapes",
-                "specializations",
-            ),
+            "qeffbuild.spec.for_task",
+            *shared(*BRINGS, "context_lengths", "folder", "image_shapes", "reader_shapes", "specializations"),
             *_rooms("options", "documents", "command", "machine", "pipeline"),
         ),
         tools=("jinja2", "onnx", "onnx-ir", "pyyaml"),
@@ -137,11 +129,8 @@ def _package(spec: BuildSpec) -> Step:
         inputs={"compiled": "compile", "documents": "render", "model": "fetch"},
         leaves=model_leaves(spec.model),
         code=(
-            "qeffbuild.models.tokenizer",
-            "qeffbuild.package",
-            "qeffbuild.graphs",
-            "qeffbuild.signature",
-            *shared("names"),
+            *("qeffbuild.graph", "qeffbuild.graphs", "qeffbuild.models", "qeffbuild.package", "qeffbuild.signature"),
+            *shared(*BRINGS),
             *_rooms("command"),
         ),
         tools=("tokenizers", "transformers"),

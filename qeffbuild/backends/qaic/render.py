@@ -17,17 +17,15 @@ from qeffbuild.backends.qaic.command import CUSTOM_IO, OUTPUT, Files, compile_ar
 from qeffbuild.backends.qaic.machine import partition_nodes_of
 from qeffbuild.backends.qaic.options import Options
 from qeffbuild.backends.qaic.pipeline import intersect, split_into_stages
+from qeffbuild.cloud_ai_100.bring import bring_facts, bring_graph
 from qeffbuild.cloud_ai_100.folder import bring_weights
-from qeffbuild.cloud_ai_100.image_shapes import Images, vision_specializations, with_images
-from qeffbuild.cloud_ai_100.images import of_one_row, sees
+from qeffbuild.cloud_ai_100.image_shapes import Images, vision_specializations
 from qeffbuild.cloud_ai_100.layers import partition_nodes
 from qeffbuild.cloud_ai_100.names import COMMANDS, GRAPH, IMAGE_FACTS, SPECIALIZATIONS
 from qeffbuild.cloud_ai_100.reader_shapes import positions_of, specializations_of
 from qeffbuild.errors import BackendError
 from qeffbuild.executor.work import Work
-from qeffbuild.graph.files import load_graph, save_graph
 from qeffbuild.graphs import Member, members
-from qeffbuild.package import ADAPTERS, bring_adapters
 from qeffbuild.signature import IoSignature
 from qeffbuild.spec.types import QuantizationSpec, SpecializationSpec
 
@@ -35,40 +33,26 @@ OURS = frozenset({GRAPH, SPECIALIZATIONS, CUSTOM_IO, COMMANDS, IMAGE_FACTS, "io.
 
 
 def run(work: Work) -> None:
-    made = json.loads((work.inputs["exported"] / "export.json").read_text())
+    made = bring_facts(work.inputs["exported"], work.out)
     asked = replace(
         Asked.read(work.params),
         task=made.get("task", "causal-lm"),
         positions=positions_of(work.inputs["exported"]),
         images=Images.read(made["image"]) if "image" in made else None,
     )
-    if "image" in made:  # whoever feeds the programs has to know
-        (work.out / IMAGE_FACTS).write_text(json.dumps(made["image"], indent=1, sort_keys=True) + "\n")
-    _bring_adapters(work)
     main, *others = members(work.inputs["graph"])
     commands, weights = [], dict[str, None]()
     for member in (*others, main):  # what sees comes first
-        for path in (member.graph, member.io):
-            shutil.copyfile(path, work.out / path.name)
-        model = load_graph(member.graph)
-        if asked.images is not None and asked.shapes.batch_size == 1 and sees(member.signature):
-            of_one_row(model.graph, member.signature).save(work.out / member.io.name)
-            save_graph(model, work.out / member.file)
+        model, signature = bring_graph(work, member, one_row=asked.sees_one_row)
         weights |= dict.fromkeys(bring_weights(model, work.inputs["exported"], work.out, member.prefix))
         if member is main:
-            commands.append(write_documents(asked, model, member.signature, work.leaves, work.out))
+            commands.append(write_documents(asked, model, signature, work.leaves, work.out))
         else:
             commands.append(write_vision(asked, member, work.leaves.get("templates"), work.out))
     (work.out / COMMANDS).write_text(json.dumps(commands, indent=1) + "\n")
     script = work.out / "compile.sh"
     script.write_text(documents.compile_script(commands, list(weights), work.leaves.get("templates")))
     script.chmod(0o755)
-
-
-def _bring_adapters(work: Work) -> None:
-    """Their table, and where they are inputs, their weights: whoever runs the program has to feed them."""
-    if bring_adapters(work.inputs["exported"], work.out) is not None:
-        shutil.copyfile(work.inputs["exported"] / f"{ADAPTERS}.json", work.out / f"{ADAPTERS}.json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +69,10 @@ class Asked:
     task: str = "causal-lm"
     positions: int | None = None  # of an encoder that hears
     images: Images | None = None  # of a model that sees
+
+    @property
+    def sees_one_row(self) -> bool:
+        return self.images is not None and self.shapes.batch_size == 1
 
     @classmethod
     def read(cls, params: Mapping[str, Any]) -> Asked:
@@ -110,10 +98,13 @@ def write_documents(
     """
     own, options = named.get("templates"), asked.options
     entries = specializations_of(
-        asked.task, asked.shapes, signature, continuous=asked.continuous, positions=asked.positions
+        asked.task,
+        asked.shapes,
+        signature,
+        continuous=asked.continuous,
+        positions=asked.positions,
+        images=asked.images,
     )
-    if asked.images is not None:  # continuous batching prefills one prompt at a time, and has its images
-        entries = with_images(entries, asked.images, signature, rows=asked.shapes.batch_size)
     text = documents.specializations_json(entries, options.form, own)
     (out / SPECIALIZATIONS).write_text(text)
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
-from pathlib import Path
 
 from qeffbuild.backends.qnn.aic.command import OUTPUT, PROGRAM
-from qeffbuild.cloud_ai_100.names import IMAGE_FACTS, SPECIALIZATIONS
+from qeffbuild.cloud_ai_100.bring import bring_programs, image_facts
 from qeffbuild.executor.work import Work
 from qeffbuild.graph.weights import checkpoint_folder
-from qeffbuild.graphs import members
 from qeffbuild.models import save_tokenizer
 from qeffbuild.package import TOKENIZER, bring_adapters, gates, model_facts, write_manifest, write_provenance
 
@@ -20,14 +17,8 @@ def run(work: Work) -> None:
     fetched = json.loads((work.inputs["model"] / "model.json").read_text())["files"]
     checkpoint = checkpoint_folder(work.inputs["model"], work.leaves.get("model"))
 
-    documents, graphs = work.inputs["documents"], {}
-    for member in members(documents):
-        folder = member.name if member.prefix else "."
-        shutil.copytree(work.inputs["compiled"] / folder / OUTPUT, work.out / folder / OUTPUT)
-        # Whoever runs the program reads the sizes of its buffers from the specializations, by their names.
-        shutil.copyfile(documents / folder / SPECIALIZATIONS, work.out / folder / SPECIALIZATIONS)
-        file = (Path(folder) / OUTPUT / PROGRAM).as_posix()
-        graphs[member.name] = {"file": file, "signature": member.signature.as_json()}
+    documents = work.inputs["documents"]
+    graphs = bring_programs(work, OUTPUT, PROGRAM)
     adapters = bring_adapters(documents, work.out)
     has_tokenizer = save_tokenizer(checkpoint.path, fetched, work.out / TOKENIZER)
     write_provenance(work.out, work.params, fetched)
@@ -41,7 +32,6 @@ def run(work: Work) -> None:
         "devices": params["num_devices"],
         "tokenizer": TOKENIZER if has_tokenizer else None,
         **gates(work.inputs),
+        **image_facts(documents),
     }
-    if (documents / IMAGE_FACTS).is_file():
-        manifest["image"] = json.loads((documents / IMAGE_FACTS).read_text())
     write_manifest(work.out, manifest if adapters is None else {**manifest, "adapters": adapters})

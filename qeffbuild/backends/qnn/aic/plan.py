@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from qeffbuild.backends.qnn.aic.sdk import BACKEND, CONVERTER, DEFAULT_SDK, EXTENSIONS, GENERATOR, SDK_ENV
-from qeffbuild.cloud_ai_100.plan import GRAPH_TOOLS, lower
+from qeffbuild.cloud_ai_100.plan import BRINGS, GRAPH_TOOLS, lower
 from qeffbuild.cloud_ai_100.plan import rooms as shared
 from qeffbuild.cloud_ai_100.requests import is_continuous
 from qeffbuild.paths import resource_dir
@@ -57,8 +57,8 @@ def _render(spec: BuildSpec, graph: str) -> Step:
                 "qeffbuild.graph",
                 "qeffbuild.package",
             ),
-            *shared("context_lengths", "folder", "image_shapes", "images", "names", "reader_shapes", "specializations"),
-            "qeffbuild.graphs",
+            *("qeffbuild.graphs", "qeffbuild.spec.for_task"),
+            *shared(*BRINGS, "context_lengths", "folder", "image_shapes", "reader_shapes", "specializations"),
             *_rooms("command", "documents", "overrides", "sdk"),
         ),
         tools=("jinja2", "onnx", "onnx-ir", "pyyaml"),
@@ -80,7 +80,12 @@ def _compile(spec: BuildSpec, graph: str) -> Step:
             *((Leaf(name="dlc", path=dlc),) if dlc else ()),
             *model_leaves(spec.model),
         ),
-        code=("qeffbuild.graph", "qeffbuild.executor.command", *shared("folder", "names"), *_rooms("command", "sdk")),
+        code=(
+            "qeffbuild.graph",
+            "qeffbuild.executor.command",
+            *shared("folder", "names"),
+            *_rooms("command", "overrides", "sdk"),
+        ),
         tools=GRAPH_TOOLS,
         env=(SDK_ENV,),
     )
@@ -108,9 +113,9 @@ def _package(spec: BuildSpec) -> Step:
         inputs={"compiled": "compile", "documents": "render", "model": "fetch"},
         leaves=model_leaves(spec.model),
         code=(
-            *("qeffbuild.models.tokenizer", "qeffbuild.package", "qeffbuild.signature"),
-            *shared("names"),
-            *_rooms("command"),
+            *("qeffbuild.graph", "qeffbuild.graphs", "qeffbuild.models", "qeffbuild.package", "qeffbuild.signature"),
+            *shared(*BRINGS),
+            *_rooms("command", "overrides", "sdk"),
         ),
         tools=("tokenizers", "transformers"),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,33 +11,27 @@ from typing import Any
 from qeffbuild.backends.qnn.aic import command, documents
 from qeffbuild.backends.qnn.aic.overrides import Overrides, read_overrides, skipped_for_nothing
 from qeffbuild.backends.qnn.aic.sdk import EXTENSIONS, sdk_root
+from qeffbuild.cloud_ai_100.bring import bring_facts, bring_graph
 from qeffbuild.cloud_ai_100.folder import bring_weights
-from qeffbuild.cloud_ai_100.image_shapes import Images, vision_specializations, with_images
-from qeffbuild.cloud_ai_100.images import of_one_row, sees
-from qeffbuild.cloud_ai_100.names import COMMANDS, GRAPH, IMAGE_FACTS, SPECIALIZATIONS
+from qeffbuild.cloud_ai_100.image_shapes import Images, vision_specializations
+from qeffbuild.cloud_ai_100.names import COMMANDS, GRAPH, SPECIALIZATIONS
 from qeffbuild.cloud_ai_100.reader_shapes import positions_of, specializations_of
 from qeffbuild.cloud_ai_100.specializations import Specialization
 from qeffbuild.errors import BackendError
 from qeffbuild.executor.work import Work
-from qeffbuild.graph.files import load_graph, save_graph
 from qeffbuild.graphs import Member, members
-from qeffbuild.package import ADAPTERS, bring_adapters
 from qeffbuild.signature import IoSignature
 from qeffbuild.spec.types import SpecializationSpec
 
 
 def run(work: Work) -> None:
-    if bring_adapters(work.inputs["exported"], work.out) is not None:
-        shutil.copyfile(work.inputs["exported"] / f"{ADAPTERS}.json", work.out / f"{ADAPTERS}.json")
-    made = json.loads((work.inputs["exported"] / "export.json").read_text())
+    made = bring_facts(work.inputs["exported"], work.out)
     asked = replace(
         Asked.read(work.params),
         task=made.get("task", "causal-lm"),
         positions=positions_of(work.inputs["exported"]),
         images=Images.read(made["image"]) if "image" in made else None,
     )
-    if "image" in made:  # whoever feeds the programs has to know
-        (work.out / IMAGE_FACTS).write_text(json.dumps(made["image"], indent=1, sort_keys=True) + "\n")
     overrides = read_overrides(work.leaves.get("config"))
     has_dlc = "dlc" in work.leaves
     if overrides.skips_converter and not has_dlc:
@@ -49,7 +42,8 @@ def run(work: Work) -> None:
         raise BackendError("backend.option", "backend.dlc_file: one DLC, but two programs are made", hint=_ONE_PROGRAM)
     commands, weights = [], dict.fromkeys([command.DLC] if has_dlc else [])
     for member in (*others, main):  # what sees comes first
-        needed, signature = _bring_graph(work, asked, member)
+        model, signature = bring_graph(work, member, one_row=asked.sees_one_row)
+        needed = bring_weights(model, work.inputs["exported"], work.out, member.prefix)
         if not has_dlc:
             weights |= dict.fromkeys(needed)
         said = write_documents(asked, overrides, signature, work.out, own, None if member is main else member)
@@ -62,18 +56,6 @@ def run(work: Work) -> None:
 
 
 _ONE_PROGRAM = "model.kv_offload=false makes one"
-
-
-def _bring_graph(work: Work, asked: Asked, member: Member) -> tuple[list[str], IoSignature]:
-    """Copies the graph and what was written beside it; the files that it reads besides, and its signature."""
-    for path in (member.graph, member.io):
-        shutil.copyfile(path, work.out / path.name)
-    model, signature = load_graph(member.graph), member.signature
-    if asked.images is not None and asked.shapes.batch_size == 1 and sees(signature):
-        signature = of_one_row(model.graph, signature)
-        signature.save(work.out / member.io.name)
-        save_graph(model, work.out / member.file)
-    return bring_weights(model, work.inputs["exported"], work.out, member.prefix), signature
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +72,10 @@ class Asked:
     task: str = "causal-lm"
     positions: int | None = None  # of an encoder that hears
     images: Images | None = None  # of a model that sees
+
+    @property
+    def sees_one_row(self) -> bool:
+        return self.images is not None and self.shapes.batch_size == 1
 
     @classmethod
     def read(cls, params: Mapping[str, Any]) -> Asked:
@@ -162,7 +148,11 @@ def _entries(asked: Asked, signature: IoSignature, *, is_vision: bool) -> tuple[
     if is_vision:
         assert asked.images is not None, "a graph that sees has images"
         return vision_specializations(asked.images)
-    entries = specializations_of(
-        asked.task, asked.shapes, signature, continuous=asked.continuous, positions=asked.positions
+    return specializations_of(
+        asked.task,
+        asked.shapes,
+        signature,
+        continuous=asked.continuous,
+        positions=asked.positions,
+        images=asked.images,
     )
-    return entries if asked.images is None else with_images(entries, asked.images, signature, asked.shapes.batch_size)

@@ -14,6 +14,7 @@ from qeffbuild.spec.types import BuildSpec
 
 _ROOM = "qeffbuild.backends.qnn.htp"
 _GRAPH_TOOLS = ("ml-dtypes", "numpy", "onnx", "onnx-ir")
+_COMPILING = ("comparing", "placing", "products", "provider", "shapes", "wheel")
 _RUNTIME = (DISTRIBUTION.removesuffix("-qnn"), DISTRIBUTION)
 
 
@@ -49,7 +50,7 @@ def _calibrate(spec: BuildSpec, graph: str) -> Step:
         reads={"seq_len": "specialization.prefill_seq_len", "ctx_len": "specialization.ctx_len"},
         inputs={"graph": "lower", "model": "fetch", "exported": graph},
         leaves=(*model_leaves(spec.model), Leaf(name="text", path=text)),
-        code=("qeffbuild.graph", "qeffbuild.signature", "qeffbuild.models.tokenizer"),
+        code=("qeffbuild.graph", "qeffbuild.models", "qeffbuild.signature", *_rooms("products", "provider", "wheel")),
         tools=(*_GRAPH_TOOLS, _RUNTIME[0], "tokenizers", "transformers"),
     )
 
@@ -90,7 +91,7 @@ def _compile(spec: BuildSpec, graph: str, group: list[dict[str, Any]]) -> Step:
         },
         inputs=inputs,
         leaves=model_leaves(spec.model),
-        code=("qeffbuild.graph", *_rooms("comparing", "placing", "products", "provider", "shapes")),
+        code=("qeffbuild.graph", *_rooms(*_COMPILING)),
         tools=(*_GRAPH_TOOLS, "onnxscript", *_RUNTIME),
         isolated=True,
     )
@@ -130,8 +131,8 @@ def _package(spec: BuildSpec, compiles: tuple[Step, ...]) -> Step:
         },
         leaves=model_leaves(spec.model),
         code=(
-            *("qeffbuild.models.tokenizer", "qeffbuild.package", "qeffbuild.signature"),
-            *_rooms("compile", "provider", "session"),
+            *("qeffbuild.graph", "qeffbuild.models", "qeffbuild.package", "qeffbuild.signature"),
+            *_rooms("compile", "session", *_COMPILING),
         ),
         tools=("numpy", *_RUNTIME, "tokenizers", "transformers"),
         isolated=True,
