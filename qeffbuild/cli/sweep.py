@@ -11,7 +11,8 @@ from typing import Any
 
 from qeffbuild import api, paths
 from qeffbuild.cli.composed import Kept
-from qeffbuild.cli.obey import as_kept, as_line, as_text, show
+from qeffbuild.cli.job import as_kept
+from qeffbuild.cli.obey import as_line, as_text, show
 from qeffbuild.cli.places import cache_root
 from qeffbuild.cli.recall import KEPT, remember
 from qeffbuild.cli.words import Command
