@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from qeffbuild.gate.figures import (
     usual_noise,
 )
 from qeffbuild.gate.layers import Search
+from qeffbuild.gate.questions import PIXELS
 from qeffbuild.gate.reference import DISTRIBUTIONS, Reference
 from qeffbuild.gate.stream import Row, stream
 from qeffbuild.graph.files import load_graph
@@ -41,29 +43,28 @@ def run(work: Work) -> None:
     facts = Facts.load(work.inputs["model"] / "facts.json")
     reference = references.load(work.inputs["reference"])
     said: dict[str, Any] = {"schema": 1, "edge": work.params["edge"]}
-    if isinstance(reference, Reference) and not all(np.isfinite(array).all() for array in reference.outputs):
-        reference = "what PyTorch says itself is not finite"
-    if isinstance(reference, str):
-        said["skipped"] = reference
+    if not all(np.isfinite(array).all() for array in reference.outputs):
+        said["skipped"] = "what PyTorch says itself is not finite"
     else:
-        (member, *_) = members(work.inputs["graph"])
-        said |= _Gate(work, facts, member, reference).pass_through()
+        said |= _Gate(work, facts, reference).pass_through()
     (work.out / GATE).write_text(json.dumps(said, indent=1, sort_keys=True) + "\n")
 
 
 class _Gate:
-    """One graph and its reference."""
+    """The graphs of one step and their reference: what others make of a row is held for the main one."""
 
-    def __init__(self, work: Work, facts: Facts, member: Member, reference: Reference) -> None:
-        self.work, self.facts, self.member, self.reference = work, facts, member, reference
+    def __init__(self, work: Work, facts: Facts, reference: Reference) -> None:
+        self.work, self.facts, self.reference = work, facts, reference
+        self.main, *self.others = members(work.inputs["graph"])
         folders = [Folder(work.inputs[role]) for role in _BEHIND if role in work.inputs]
         self.weights = Weights(*folders, checkpoint_folder(work.inputs["model"], work.leaves.get("model")))
-        self.runs = [runs(member.signature, row) for row in reference.rows]
         path = work.inputs.get("quantize", work.out) / "quantize.json"
         self.quantized = json.loads(path.read_text()) if path.is_file() else {}
         self.bits = self.quantized.get("bits", 8)
-        self.output = member.signature.outputs[-1].name
-        self.is_lossy = "quantize" in work.inputs or _rounds(load_graph(member.graph).graph)
+        # The last one, but for the count of an image's tokens that are taken.
+        self.output = [each.name for each in self.main.signature.outputs if not each.name.endswith("_idx_output")][-1]
+        every = (self.main, *self.others)
+        self.is_lossy = "quantize" in work.inputs or any(_rounds(load_graph(each.graph).graph) for each in every)
 
     def pass_through(self) -> dict[str, Any]:
         found, most = self._figures(), self._limits()
@@ -75,27 +76,49 @@ class _Gate:
         return {**said, "prompts": len(self.reference.rows)}
 
     def _figures(self) -> Figures:
-        self.work.progress(0.1, f"{len(self.runs)} prompts")
+        self.work.progress(0.1, f"{len(self.reference.rows)} prompts")
         pairs: list[Pair] = []
-        made = stream(load_graph(self.member.graph), self.member.signature, self.weights, self._rows())
-        for outputs, wanted, done in zip(made, self.reference.outputs, self.runs, strict=True):
+        held = self._held(self.reference.rows)
+        runs, made = self._said_by(self.main, self.reference.rows, held)
+        for outputs, wanted, done in zip(made, self.reference.outputs, runs, strict=True):
             for given, one in zip(outputs, done, strict=True):
                 array = given[self.output]
                 if array.ndim == 4:  # heads that guess further ahead are behind the model's own
                     array = array[:, :, 0]
                 array = array.reshape(-1, array.shape[-1])
                 # A form may give out the last tokens only.
-                part = wanted[one.start : one.stop] if self.member.signature.states else wanted
+                part = wanted[one.start : one.stop] if self.main.signature.states else wanted
                 pairs.append((part[-len(array) :], array[: len(part)]))
         if self.output == "next_tokens":
             return compare_tokens(pairs)
         return compare(pairs, are_logits=self.facts.task in DISTRIBUTIONS)
 
-    def _rows(self) -> list[Row]:
-        return [self._row(done) for done in self.runs]
+    def _held(self, rows: Sequence[references.Row], search: Search | None = None) -> list[dict[str, np.ndarray]]:
+        """For each row the pixels of its image, and what the graphs beside the main one make of it."""
+        held = [{name: row[name] for name in (PIXELS,) if name in row} for row in rows]
+        for member in self.others:
+            _, made = self._said_by(member, rows, held, search)
+            for each, (outputs,) in zip(held, made, strict=True):
+                each |= {tensor.name: outputs[tensor.name] for tensor in member.signature.outputs}
+        return held
 
-    def _row(self, done: tuple[Run, ...]) -> Row:
-        return Row(runs=[one.inputs for one in done], states=states(self.member.signature, done[-1].stop))
+    def _said_by(
+        self,
+        member: Member,
+        rows: Sequence[references.Row],
+        held: Sequence[references.Row],
+        search: Search | None = None,
+    ) -> tuple[list[tuple[Run, ...]], list[list[dict[str, np.ndarray]]]]:
+        """The runs of each row, and their outputs."""
+        said = member.signature
+        done = [runs(said, row, beside) for row, beside in zip(rows, held, strict=True)]
+        if search is not None:
+            search.spans = [(one.start, one.stop) for one in done[0]] if member is self.main else ()
+        fed = [
+            Row(runs=[one.inputs for one in each], states=states(said, row, beside))
+            for each, row, beside in zip(done, rows, held, strict=True)
+        ]
+        return done, stream(load_graph(member.graph), said, self.weights, fed, watch=search)
 
     def _limits(self) -> Limits:
         said = self.work.params
@@ -106,10 +129,8 @@ class _Gate:
         return lossy(self.bits, said["kl"], self.quantized.get("kl", 0.0))
 
     def _where(self, most: Limits) -> str:
-        spans = [(one.start, one.stop) for one in self.runs[0]]
-        search = Search(self.reference, spans)
-        model = load_graph(self.member.graph)
-        stream(model, self.member.signature, self.weights, self._rows()[:1], watch=search)
+        search, first = Search(self.reference), self.reference.rows[:1]
+        self._said_by(self.main, first, self._held(first, search), search)
         words = search.begins(usual_noise(self.bits) if self.is_lossy else (most.error or 1.0) / 100)
         return "" if words is None else f"; {words}"
 

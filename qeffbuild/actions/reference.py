@@ -8,27 +8,39 @@ from typing import Any
 
 from qeffbuild.executor.work import Work
 from qeffbuild.gate import reference
+from qeffbuild.gate.questions import HEARD, IS_IMAGE, POSITIONS, Asking
 from qeffbuild.models import Facts, checkpoint
-from qeffbuild.models.tasks import CAUSAL
+from qeffbuild.models.tasks import GENERATING
+
+_OURS = frozenset({HEARD, IS_IMAGE, POSITIONS})  # of a row; the rest are the model's own inputs
+_KINDS = ("token_type_ids", "mm_token_type_ids")  # what a token stands for: 1 for a piece of an image
 
 
 def run(work: Work) -> None:
     facts = Facts.load(work.inputs["model"] / "facts.json")
     folder = checkpoint(work.inputs["model"], work.leaves.get("model"))
-    why_not = reference.refuse(facts.task)
-    if why_not is not None:
-        document = {"schema": 1, "skipped": why_not}
-        (work.out / reference.SAID).write_text(json.dumps(document, indent=1) + "\n")
-        return
-    wrap = _text if facts.task == CAUSAL else _at_once(work, facts)
-    said = {name: work.params[name] for name in ("level", "trust_remote_code")}
-    reference.make(folder, facts, work.out, wrap=wrap, **said)
+    wrap = _generating if facts.task in GENERATING else _at_once(work, facts)
+    asking = Asking(
+        level=work.params["level"],
+        trust_remote_code=work.params["trust_remote_code"],
+        img_size=tuple(work.params["img_size"]),
+        images=work.params["images"],
+    )
+    reference.make(folder, facts, work.out, asking=asking, wrap=wrap)
 
 
-def _text(network: Any) -> Callable[[Mapping[str, Any]], Any]:
+def _generating(network: Any) -> Callable[[Mapping[str, Any]], Any]:
+    """Scores of every next token, all of them at once."""
     from qeffbuild.export.decoder import without_cache
+    from qeffbuild.export.states import accepts
 
-    return lambda inputs: network(**inputs, **without_cache(network)).logits
+    def ask(row: Mapping[str, Any]) -> Any:
+        inputs = {name: tensor for name, tensor in row.items() if name not in _OURS}
+        if IS_IMAGE in row:
+            inputs |= {name: row[IS_IMAGE] for name in _KINDS if accepts(network, name)}
+        return network(**inputs, **without_cache(network)).logits
+
+    return ask
 
 
 def _at_once(work: Work, facts: Facts) -> Callable[[Any], Callable[[Mapping[str, Any]], Any]]:

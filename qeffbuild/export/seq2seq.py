@@ -45,7 +45,7 @@ def graphs(model: Any) -> tuple[Traceable, ...]:
     """The decoder, which is the main graph, and the encoder."""
     parts = _parts(model)
     hears = model.main_input_name == "input_features"
-    inputs = (_features(model),) if hears else (IDS, MASK)
+    inputs = (features(model),) if hears else (IDS, MASK)
     held = tuple(
         Tensor(name=_cross(place), dtype="float32", axes=("batch_size", shape[1], "encoder_ctx_len", shape[3]))
         for place, shape in enumerate(parts.cross)
@@ -206,7 +206,7 @@ def _width(model: Any) -> int:
     return int(getattr(model.config, "d_model", None) or model.config.hidden_size)
 
 
-def _features(model: Any) -> Tensor:
+def features(model: Any) -> Tensor:
     """[batch, mel bands, frames]: as many frames as fill the encoder's positions."""
     config, encoder = model.config, model.get_encoder()
     stride = encoder.conv1.stride[0] * encoder.conv2.stride[0]

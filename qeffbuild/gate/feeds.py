@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qeffbuild.gate.figures import ends
+from qeffbuild.gate.questions import HEARD, IS_IMAGE, POSITIONS, SOUND, START, Row
 from qeffbuild.signature import Axis, IoSignature, State, Tensor
 
 # Settings that change nothing, where 0 would.
@@ -23,17 +24,35 @@ class Run:
     inputs: Mapping[str, np.ndarray]
 
 
-def runs(signature: IoSignature, row: Mapping[str, np.ndarray]) -> tuple[Run, ...]:
-    """A prefill in chunks and two decodes where there are states, else everything at once."""
-    length = next(iter(row.values())).shape[1]
-    parts = ends(length) if signature.states else iter([(0, length)])
-    return tuple(Run(start=a, stop=b, inputs=_inputs(signature, row, a, b)) for a, b in parts)
+def runs(signature: IoSignature, row: Row, held: Row) -> tuple[Run, ...]:
+    """A prefill in chunks and two decodes where there are states, else everything at once.
+
+    `held` is what other graphs made of the row; tokens of an image are not told apart.
+    """
+    length, seen = tokens(row), np.flatnonzero(row[IS_IMAGE][0]) if IS_IMAGE in row else np.array([-1])
+    parts = ends(length, after=int(seen[-1]) + 1) if signature.states else iter([(0, length)])
+    return tuple(Run(start=a, stop=b, inputs=_inputs(signature, row, held, a, b)) for a, b in parts)
 
 
-def states(signature: IoSignature, length: int) -> dict[str, np.ndarray]:
-    """Empty ones of one row, with room for the row and some slots that are never written."""
-    sizes = {"ctx_len": context(length)}
-    return {state.name: np.zeros(_shape(state, {**sizes, **_window(state)}), state.dtype) for state in signature.states}
+def tokens(row: Row) -> int:
+    """Of the text that goes through the graph with states, or through the only graph."""
+    return int(_text(row).shape[1])
+
+
+def _text(row: Row) -> np.ndarray:
+    return row[START] if START in row else next(iter(row.values()))
+
+
+def states(signature: IoSignature, row: Row, held: Row) -> dict[str, np.ndarray]:
+    """Empty ones of one row, with room for the row and some slots that are never written; what is held as it is."""
+    room = context(tokens(row))
+    sizes = {"ctx_len": room, "decoder_ctx_len": room, HEARD: int(row[HEARD][0]) if HEARD in row else 1}
+    return {
+        state.name: held[state.name].astype(state.dtype)
+        if state.name in held
+        else np.zeros(_shape(state, {**sizes, **_window(state)}), state.dtype)
+        for state in signature.states
+    }
 
 
 def context(length: int) -> int:
@@ -44,29 +63,38 @@ def _window(state: State) -> dict[str, int]:
     return {} if state.window is None else {"sliding_window": state.window}
 
 
-def _inputs(signature: IoSignature, row: Mapping[str, np.ndarray], start: int, stop: int) -> dict[str, np.ndarray]:
-    tokens, length = stop - start, next(iter(row.values())).shape[1]
+def _inputs(signature: IoSignature, row: Row, held: Row, start: int, stop: int) -> dict[str, np.ndarray]:
+    count, room = stop - start, context(tokens(row))
     sizes = {
-        "seq_len": tokens,
-        "num_logits": tokens,
-        "num_logits_to_keep": tokens,
-        "comp_ctx_lengths": context(length),
-        "ctx_len": context(length),
+        "seq_len": count,
+        "num_logits": count,
+        "num_logits_to_keep": count,
+        "comp_ctx_lengths": room,
+        "ctx_len": room,
     }
-    known = {
-        "position_ids": np.arange(start, stop)[None],
-        "logits_index": np.arange(tokens)[None],
-        "attention_mask": np.ones((1, tokens)),
-    }
+    given = _given(row, held, start, stop) if signature.states else {"attention_mask": np.ones((1, stop)), **row}
     made = {}
-    for tensor in signature.inputs:
-        if tensor.name in row:
-            made[tensor.name] = row[tensor.name][:, start:stop].astype(tensor.dtype)
-        elif tensor.name in known:
-            made[tensor.name] = known[tensor.name].astype(tensor.dtype)
+    for tensor in (*signature.inputs, *signature.held):
+        if tensor.name in given:
+            made[tensor.name] = given[tensor.name].astype(tensor.dtype)
         else:
             made[tensor.name] = np.full(_shape(tensor, sizes), _NEUTRAL.get(tensor.name, 0), tensor.dtype)
     return made
+
+
+def _given(row: Row, held: Row, start: int, stop: int) -> dict[str, np.ndarray]:
+    """What a decoder takes for tokens start..stop, by all the names that one may have for it."""
+    given = {**held, "attention_mask": np.ones((1, stop - start)), "position_ids": np.arange(start, stop)[None]}
+    given |= {"logits_index": np.arange(stop - start)[None], "input_ids": _text(row)[:, start:stop]}
+    if START in row:
+        given["encoder_attention_mask"] = row.get("attention_mask", np.ones((1, 1)))
+    if SOUND in row:  # one frame means that what was heard stays
+        given[SOUND] = row[SOUND] if start == 0 else np.zeros_like(row[SOUND][..., :1])
+    if IS_IMAGE in row:
+        given["image_idx"] = row[IS_IMAGE][:, :start].sum(axis=1, keepdims=True)
+    if POSITIONS in row:
+        given["position_ids"] = row[POSITIONS][..., start:stop]
+    return given
 
 
 def _shape(said: Tensor | State, sizes: Mapping[str, int]) -> list[int]:

@@ -152,8 +152,11 @@ def _log_shares(logits: np.ndarray) -> np.ndarray:
     return shares
 
 
-def ends(length: int) -> Iterator[tuple[int, int]]:
-    """How a text goes through a graph with states: a prefill in two chunks, then its last two tokens one by one."""
-    half, last = length // 2, length - 2
+def ends(length: int, after: int = 0) -> Iterator[tuple[int, int]]:
+    """How a text goes through a graph with states: a prefill in two chunks, then its last two tokens one by one.
+
+    The first chunk ends `after` so many tokens or later.
+    """
+    half, last = max(length // 2, after), length - 2
     yield from ((0, half), (half, last)) if half < last else ((0, last),)
     yield from ((last, last + 1), (last + 1, length))

@@ -11,52 +11,73 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from qeffbuild.gate.listening import Layer
+from qeffbuild.gate.questions import IS_IMAGE
 from qeffbuild.gate.reference import Reference
 
 _STANDS_OUT = 2.0
 
+Span = tuple[int, int]  # tokens
+
 
 @dataclass(slots=True)
 class Search:
-    """Shown every value of a run of the first row; `errors[layer][run]` is how near the nearest came."""
+    """Shown every value of the first row's runs, one graph after the other; `errors[layer]` is how near each run came.
+
+    `spans` are the tokens of each run of the graph that is run now; none where it is an encoder beside the main one.
+    """
 
     reference: Reference
-    spans: Sequence[tuple[int, int]]  # of the runs, in tokens
-    errors: list[list[float]] = field(default_factory=list)
+    spans: Sequence[Span] = ()
+    errors: list[dict[Span | None, float]] = field(default_factory=list)
     wanted: list[np.ndarray] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.wanted = [self.reference.handed_on(0, layer) for layer in range(len(self.reference.layers))]
-        self.errors = [[np.inf] * len(self.spans) for _ in self.wanted]
+        self.errors = [{} for _ in self.wanted]
 
     def __call__(self, row: int, run: int, name: str, array: np.ndarray) -> None:
         if row or array.dtype.kind != "f":
             return
-        start, stop = self.spans[run]
-        for layer, whole in enumerate(self.wanted):
-            wanted = whole[start:stop]
+        for place, (layer, whole) in enumerate(zip(self.reference.layers, self.wanted, strict=True)):
+            if not (layer.whole or self.spans):
+                continue
+            span = None if layer.whole else self.spans[run]
+            wanted = whole if span is None else whole[slice(*span)]
             if array.size == wanted.size:
-                difference = np.sqrt(np.square(array.reshape(wanted.shape) - wanted).mean())
-                error = float(difference) / (float(wanted.std()) or 1.0)
-                self.errors[layer][run] = min(self.errors[layer][run], error)
+                difference = array.reshape(wanted.shape).astype(np.float64) - wanted  # masks are as far away as can be
+                error = float(np.sqrt(np.square(difference).mean())) / (float(wanted.std()) or 1.0)
+                self.errors[place][span] = min(self.errors[place].get(span, np.inf), error)
 
     def begins(self, usual: float) -> str | None:
         """In words; None where layers were not listened to. `usual` is an error that would surprise nobody.
 
         Later layers make an error larger: it begins where it grows most, counted from the usual.
         """
-        found = [max(each) for each in self.errors]
-        if not found:
+        if not self.errors:
             return None
-        before = [max(usual, error) for error in [0.0, *found[:-1]]]
+        found = self._found(usual)
+        before = np.maximum.accumulate([usual, *found[:-1]])
         growth = [after / error for after, error in zip(found, before, strict=True)]
-        layer = int(np.argmax(growth))
-        if not growth[layer] >= _STANDS_OUT:
+        place = int(np.nanargmax(growth))
+        if not growth[place] >= _STANDS_OUT:
             return "it begins behind the last layer, or in all of them alike"
-        return self._named(layer, found)
+        return self._named(place, found)
 
-    def _named(self, layer: int, found: Sequence[float]) -> str:
-        name, count = self.reference.layers[layer], len(self.reference.layers) - 1
-        before = f", {found[layer - 1]:.1g} before it" if layer else ""
-        place = "before the first layer" if layer == 0 else f"in {name}, layer {layer - 1} of {count}"
-        return f"it begins {place} ({found[layer]:.1g}{before})"
+    def _found(self, usual: float) -> list[float]:
+        """Of each layer the run that came least near.
+
+        Some models leave out the last layers that see an image: they are in no graph. Where what enters the decoder is
+        right, so was all that saw.
+        """
+        found = [max(runs.values(), default=np.inf) for runs in self.errors]
+        layers = self.reference.layers
+        entrance = next((place for place, layer in enumerate(layers) if layer.number is None and not layer.whole), None)
+        if entrance is not None and IS_IMAGE in self.reference.rows[0] and found[entrance] < _STANDS_OUT * usual:
+            found[:entrance] = [0.0] * entrance
+        return found
+
+    def _named(self, place: int, found: Sequence[float]) -> str:
+        layer: Layer = self.reference.layers[place]
+        before = "" if layer.number is None else f", {found[place - 1]:.1g} before it"
+        return f"it begins {layer.named()} ({found[place]:.1g}{before})"

@@ -22,7 +22,7 @@ from qeffbuild.models.own import learn
 from qeffbuild.models.tasks import CAUSAL, classes
 
 
-def network_of(folder: Path) -> Any:
+def network_of(folder: Path, task: str = CAUSAL) -> Any:
     """A checkpoint that another tool quantized is decoded as the package's weights are, without that tool."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -37,8 +37,10 @@ def network_of(folder: Path) -> Any:
 
     said.pop("quantization_config")
     config = CONFIG_MAPPING[said["model_type"]].from_dict(said)
-    state = {name: torch.from_numpy(array) for name, array in _decoded(folder, read_facts(folder)).items()}
-    cls: Any = AutoModelForCausalLM._model_mapping[type(config)]
+    facts = read_facts(folder, task=task)
+    state = {name: torch.from_numpy(array) for name, array in _decoded(folder, facts).items()}
+    is_causal = task == CAUSAL
+    cls: Any = AutoModelForCausalLM._model_mapping[type(config)] if is_causal else _class_of(task, said["model_type"])
     return cls.from_pretrained(None, config=config, state_dict=state, dtype=torch.float32).eval()
 
 
@@ -52,7 +54,7 @@ def mapped_network(folder: Path, facts: Facts, *, trust_remote_code: bool = Fals
     learn(facts.model_type)
     if facts.config.get("quantization_config"):
         with torch.inference_mode():
-            yield network_of(folder)
+            yield network_of(folder, facts.task)
         return
     talk.disable_progress_bar()
     if trust_remote_code and facts.config.get("auto_map"):  # what it does with narrow weights is its own affair
@@ -61,9 +63,8 @@ def mapped_network(folder: Path, facts: Facts, *, trust_remote_code: bool = Fals
         with torch.inference_mode():
             yield auto.from_pretrained(folder, dtype=torch.float32, **trusted).eval()
         return
-    is_causal = facts.task == CAUSAL
     cls: Any = transformers.AutoModelForCausalLM
-    cls = cls if is_causal else getattr(transformers, classes(facts.task)[facts.config["model_type"]])
+    cls = cls if facts.task == CAUSAL else _class_of(facts.task, facts.config["model_type"])
     model = cls.from_pretrained(folder, dtype="auto", local_files_only=True, attn_implementation="eager").eval()
     if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
         model = _with_exact_buffers(model, facts)
@@ -75,6 +76,12 @@ def mapped_network(folder: Path, facts: Facts, *, trust_remote_code: bool = Fals
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _class_of(task: str, model_type: str) -> Any:
+    import transformers
+
+    return getattr(transformers, classes(task)[model_type])
 
 
 def _with_exact_buffers(narrow: Any, facts: Facts) -> Any:

@@ -24,13 +24,17 @@ _TEXTS = (
 )
 
 
+def texts(level: str) -> tuple[str, ...]:
+    return _TEXTS[: LEVELS[level][0]]
+
+
 def prompts(folder: Path, facts: Facts, level: str, *, trust_remote_code: bool) -> list[np.ndarray]:
     """Rows of token ids, int64, of two lengths."""
-    count, longest = LEVELS[level]
+    _, longest = LEVELS[level]
     most = facts.max_position_embeddings or longest
     tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
     rows = []
-    for number, text in enumerate(_TEXTS[:count]):
+    for number, text in enumerate(texts(level)):
         length = max(_LEAST, min(longest, most) - _SHORTER * (number % 2))
         token_ids = np.array(tokenizer(text, verbose=False)["input_ids"] or [0], np.int64)
         rows.append(np.resize(token_ids, length))

@@ -98,8 +98,19 @@ def _reference(spec: BuildSpec, leaves: tuple[Leaf, ...]) -> Step:
     return Step(
         name=REFERENCE,
         action="qeffbuild.actions.reference",
-        params={"level": spec.gate.level, **{name: getattr(spec.model, name) for name in asked}},
-        reads={"level": "gate.level", **{name: f"model.{name}" for name in asked}},
+        params={
+            "level": spec.gate.level,
+            **{name: getattr(spec.model, name) for name in asked},
+            "img_size": list(spec.specialization.img_size),
+            # One graph of both halves takes all images of a prompt at once.
+            "images": 1 if spec.model.kv_offload else spec.specialization.max_num_images,
+        },
+        reads={
+            "level": "gate.level",
+            **{name: f"model.{name}" for name in asked},
+            "img_size": "specialization.img_size",
+            "images": "specialization.max_num_images",
+        },
         inputs={"model": "fetch"},
         after=("check",),
         leaves=leaves,

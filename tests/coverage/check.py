@@ -7,8 +7,9 @@ with the portable graph, and where it is asked for also in the session and the f
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -86,13 +87,22 @@ def check(model_type: str, folder: Path) -> Check:
 
 
 def check_configuration(
-    model_type: str, make: Callable[[], Any], folder: Path, text: Text = TEXT, *, as_packaged: bool = False
+    model_type: str,
+    make: Callable[[], Any],
+    folder: Path,
+    text: Text = TEXT,
+    *,
+    as_packaged: bool = False,
+    written: Mapping[str, Any] | None = None,
 ) -> Check:
-    """The same for the configuration that `make` makes; `as_packaged` asks for the session of a package, too."""
+    """The same for the configuration that `make` makes; `as_packaged` asks for the session of a package, too.
+
+    `written` is config.json in words of its own, and says in which dtype the weights are stored.
+    """
     torch.set_num_threads(1)
     said = Check(model_type)
     try:
-        _run(said, make(), folder, text, as_packaged)
+        _run(said, make(), folder, text, as_packaged, written or {})
     except QeffBuildError as problem:
         said.reason = problem.message
     except Exception as problem:
@@ -101,15 +111,18 @@ def check_configuration(
     return said
 
 
-def _run(said: Check, config: Any, folder: Path, text: Text, as_packaged: bool) -> None:
+def _run(said: Check, config: Any, folder: Path, text: Text, as_packaged: bool, written: Mapping[str, Any]) -> None:
     said.stage = "model"
     model = small_model(config)
+    stored = _stored(model, getattr(torch, str(written.get("dtype") or "float32")))
     said.model_class = type(model).__name__
     said.stage = "reference"
     wanted = [_reference(model, (*row, *text.decoded)) for row in text.rows]
     said.stage = "facts"
-    model.save_pretrained(folder)
+    stored.save_pretrained(folder)
     config.save_pretrained(folder)  # a text model of several parts would be saved as one of its own type
+    if written:
+        (folder / "config.json").write_text(json.dumps({**written, "architectures": [said.model_class]}))
     facts = read_facts(folder, task=CAUSAL)
     refuse_disagreement(folder, compare(folder, facts))
     said.stage = "export"
@@ -136,6 +149,16 @@ def _run(said: Check, config: Any, folder: Path, text: Text, as_packaged: bool) 
             said.errors, said.tokens_equal = again.errors, True
             apart = max(_error(ours, theirs) for ours, theirs in zip(cached, wanted, strict=True))
             said.reason = f"PyTorch itself differs by {apart:.0e} with and without its cache"
+
+
+@torch.no_grad()
+def _stored(model: Any, dtype: torch.dtype) -> Any:
+    """The model as its file has it; where that is narrower, the model itself gets what is left of its weights."""
+    if dtype == torch.float32:
+        return model
+    narrow = copy.deepcopy(model).to(dtype)
+    model.load_state_dict(narrow.state_dict())
+    return narrow
 
 
 @torch.no_grad()

@@ -77,10 +77,15 @@ def varied_once(model_type: str, number: int, attempt: int) -> Any:
     from check import check_configuration
     from draw import drawn, made
 
-    text = drawn(model_type, number, attempt)[1]
+    said, text = drawn(model_type, number, attempt)
     with tempfile.TemporaryDirectory() as folder:
         return check_configuration(
-            model_type, lambda: made(model_type, number, attempt), Path(folder), text, as_packaged=True
+            model_type,
+            lambda: made(model_type, number, attempt),
+            Path(folder),
+            text,
+            as_packaged=True,
+            written=said,
         )
 
 

@@ -15,20 +15,6 @@ from qeffbuild.graph.files import load_graph, save_graph
 from qeffbuild.package import Package
 
 
-def _exchanged(folder: Path, out: Path, one: str, other: str) -> Path:
-    """A copy of a step's folder in whose graph one weight points at the bytes of another, of the same shape."""
-    shutil.copytree(folder, out)
-    model = load_graph(folder / "graph.onnx")
-    values = {value.const_value.name: value for value in model.graph.initializers.values()}
-    wrong = values[other].const_value
-    assert isinstance(wrong, ir.ExternalTensor)
-    assert wrong.shape == values[one].const_value.shape
-    values[one].const_value = wrong
-    (out / "graph.onnx").unlink()
-    save_graph(model, out / "graph.onnx")
-    return out
-
-
 def _weights_of(folder: Path, layer: int, part: str) -> str:
     names = (value.name for value in load_graph(folder / "graph.onnx").graph.initializers.values())
     return next(name for name in names if f".{layer}." in name and part in name)
@@ -45,10 +31,10 @@ def test_a_package_says_how_near_its_graph_is_to_pytorch(demo):
 
 @pytest.mark.parametrize("layer", [0, 2])
 @pytest.mark.parametrize("edge", ["export", "lower"])
-def test_a_wrong_weight_stops_the_build_and_its_layer_is_named(demo, edge, layer, tmp_path):
+def test_a_wrong_weight_stops_the_build_and_its_layer_is_named(demo, edge, layer, exchanged, tmp_path):
     right = demo.folder(edge)
     one, other = (_weights_of(right, number, "mlp.c_fc.weight") for number in (layer, 3))
-    wrong = _exchanged(right, tmp_path / "graph", one, other)
+    wrong = exchanged(right, tmp_path / "graph", one, other)
 
     with pytest.raises(StepError) as caught:
         demo.gate(wrong, tmp_path, "export", edge=edge)
@@ -78,11 +64,11 @@ def test_a_wrong_table_of_words_differs_before_the_first_layer(demo, tmp_path):
     assert "begins before the first layer" in caught.value.message
 
 
-def test_a_quantized_graph_has_a_budget_and_a_wrong_one_is_still_found(demo_int8, tmp_path):
+def test_a_quantized_graph_has_a_budget_and_a_wrong_one_is_still_found(demo_int8, exchanged, tmp_path):
     right = demo_int8.folder("quantize")
     names = [value.name for value in load_graph(right / "graph.onnx").graph.initializers.values()]
     numbers = {layer: next(n for n in names if f".{layer}.mlp.c_fc" in n and "numbers" in n) for layer in (1, 3)}
-    wrong = _exchanged(right, tmp_path / "graph", numbers[1], numbers[3])
+    wrong = exchanged(right, tmp_path / "graph", numbers[1], numbers[3])
 
     demo_int8.gate(right, tmp_path, "quantize", "export", edge="quantize")
     with pytest.raises(StepError) as caught:
@@ -110,21 +96,3 @@ def test_a_graph_in_many_pieces_says_what_the_whole_one_says(demo, tmp_path, mon
 
     assert figures[1]["error"] == pytest.approx(figures[0]["error"], rel=1)
     assert figures[1]["agreement"] == 1.0
-
-
-def test_a_model_without_a_reference_says_why_it_is_not_gated(demo, tmp_path):
-    nothing = tmp_path / "reference"
-    nothing.mkdir()
-    (nothing / "reference.json").write_text('{"schema": 1, "skipped": "no such task"}')
-
-    inputs = {"graph": demo.folder("lower"), "reference": nothing, "model": demo.folder("fetch")}
-    from qeffbuild.actions import gate
-    from qeffbuild.executor.work import Work
-
-    gate.run(Work(name="gate", params={"edge": "lower"}, inputs=inputs, leaves={}, out=tmp_path))
-
-    assert json.loads((tmp_path / "gate.json").read_text()) == {
-        "schema": 1,
-        "edge": "lower",
-        "skipped": "no such task",
-    }
