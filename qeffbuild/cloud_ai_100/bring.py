@@ -19,14 +19,13 @@ from qeffbuild.package import ADAPTERS, bring_adapters
 from qeffbuild.signature import IoSignature
 
 
-def bring_facts(exported: Path, out: Path) -> dict[str, Any]:
-    """What the export says of itself. Whoever feeds the program has to know of images, and has to have adapters."""
+def bring_facts(exported: Path, out: Path) -> None:
+    """Whoever feeds the program has to know of images, and has to have adapters."""
     if bring_adapters(exported, out) is not None:
         shutil.copyfile(exported / f"{ADAPTERS}.json", out / f"{ADAPTERS}.json")
     made = json.loads((exported / "export.json").read_text())
     if "image" in made:
         (out / IMAGE_FACTS).write_text(json.dumps(made["image"], indent=1, sort_keys=True) + "\n")
-    return made
 
 
 def bring_graph(work: Work, member: Member, *, one_row: bool) -> tuple[ir.Model, IoSignature]:

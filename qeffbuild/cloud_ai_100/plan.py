@@ -7,8 +7,9 @@ from qeffbuild.plan.types import Step
 from qeffbuild.spec.types import BuildSpec
 
 GRAPH_TOOLS = ("ml-dtypes", "numpy", "onnx", "onnx-ir")
-# What is there to copy, and what that needs.
+# What keys the other steps of either compiler: modules that copy into folders, and besides, that write documents.
 BRINGS = ("bring", "finish", "images", "layers", "names", "norms", "opset17")
+RENDERS = (*BRINGS, "context_lengths", "exported", "folder", "image_shapes", "reader_shapes", "specializations")
 _ROOM = "qeffbuild.cloud_ai_100"
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
-from qeffbuild.cloud_ai_100.image_shapes import Images, with_images
+from qeffbuild.cloud_ai_100.exported import Exported
+from qeffbuild.cloud_ai_100.image_shapes import with_images
 from qeffbuild.cloud_ai_100.specializations import Specialization, numbered, specializations, with_windows
 from qeffbuild.errors import SpecError
-from qeffbuild.graphs import members
 from qeffbuild.signature import IoSignature
 from qeffbuild.spec.for_task import input_lengths
 from qeffbuild.spec.types import SpecializationSpec
@@ -17,29 +16,16 @@ _NAMES = {"embedding": "Embedding", "sequence-classification": "SeqClassificatio
 
 
 def specializations_of(
-    task: str,
-    shapes: SpecializationSpec,
-    signature: IoSignature,
-    *,
-    continuous: bool,
-    positions: int | None,
-    images: Images | None,
+    exported: Exported, shapes: SpecializationSpec, signature: IoSignature, *, continuous: bool
 ) -> tuple[Specialization, ...]:
-    """Of any task; `positions` are those of an encoder that hears, `images` those of a model that sees."""
-    if task not in ("causal-lm", "image-text"):
-        return reader_specializations(task, shapes, positions)
+    """Of any task; `signature` is that of the graph that has retained states, if one has."""
+    if exported.task not in ("causal-lm", "image-text"):
+        return reader_specializations(exported.task, shapes, exported.positions)
     entries = with_windows(specializations(shapes, continuous=continuous), signature)
-    if images is None:
+    if exported.images is None:
         return entries
     # Continuous batching prefills one prompt at a time, and has its images.
-    return with_images(entries, images, signature, rows=shapes.batch_size)
-
-
-def positions_of(exported: Path) -> int | None:
-    """How many positions the encoder of an export has that hears: two frames of sound become one."""
-    _, *others = members(exported)
-    frames = [tensor.axes[2] for member in others for tensor in member.signature.inputs if len(tensor.axes) == 3]
-    return next((most // 2 for most in frames if isinstance(most, int)), None)
+    return with_images(entries, exported.images, signature, rows=shapes.batch_size)
 
 
 def reader_specializations(task: str, shapes: SpecializationSpec, most: int | None) -> tuple[Specialization, ...]:

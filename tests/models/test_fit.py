@@ -3,22 +3,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from plain import plain
 
 from qeffbuild.errors import SpecError
 from qeffbuild.models import DEMO, Facts, fit, read_facts
 from qeffbuild.models.fit import fit_values
 from qeffbuild.models.weights import Tensor
-from qeffbuild.spec.types import (
-    BackendSpec,
-    BuildSpec,
-    CacheSpec,
-    DecodingSpec,
-    DeviceGroupSpec,
-    LaunchSpec,
-    ModelSpec,
-    QuantizationSpec,
-    SpecializationSpec,
-)
+from qeffbuild.spec.types import ModelSpec, SpecializationSpec
 
 WORDS = {"num_hidden_layers": 4, "num_attention_heads": 16, "num_key_value_heads": 4, "max_position_embeddings": 64}
 LLAMA = Facts(config={"model_type": "llama", **WORDS}, generation_config=None, task="causal-lm", tensors={})
@@ -104,17 +95,7 @@ def test_facts_that_a_model_does_not_say_refuse_nothing() -> None:
 
 
 def test_a_whole_spec_is_held_against_the_facts() -> None:
-    spec = BuildSpec(
-        model=ModelSpec(path=str(DEMO)),
-        quantization=QuantizationSpec(),
-        specialization=SpecializationSpec(ctx_len=1024),
-        device_group=DeviceGroupSpec(),
-        backend=BackendSpec(name="onnxruntime", options=None),
-        decoding=DecodingSpec(),
-        adapters={},
-        launch=LaunchSpec(),
-        cache=CacheSpec(),
-    )
+    spec = plain("onnxruntime", model=ModelSpec(path=str(DEMO)), specialization=SpecializationSpec(ctx_len=1024))
 
     with pytest.raises(SpecError) as caught:
         fit(spec, read_facts(DEMO))

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from still_world import Still
 
 from qeffbuild.executor import execute
 from qeffbuild.plan import Plan, Step
 from qeffbuild.plan.keys import deep_keys
-from qeffbuild.plan.types import Leaf
 from qeffbuild.report.forecast import NOT_NEEDED, forecast
 from qeffbuild.store import Store
 
@@ -19,22 +19,6 @@ def run(work):
     text = "".join(sorted((folder / "text").read_text() for folder in work.inputs.values()))
     (work.out / "text").write_text(text[:3] + work.params.get("more", ""))
 """
-
-
-class Still:
-    """A world in which nothing is found outside the plan."""
-
-    def leaf(self, leaf: Leaf) -> str:
-        return ""
-
-    def code(self, module: str) -> str:
-        return ""
-
-    def tool(self, distribution: str) -> str:
-        return ""
-
-    def env(self, name: str) -> str | None:
-        return None
 
 
 def steps(first: str = "abc", second: str = "") -> Plan:

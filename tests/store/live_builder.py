@@ -6,10 +6,12 @@ import sys
 import types
 from pathlib import Path
 
+from still_world import Still
+
 from qeffbuild.executor import execute
 from qeffbuild.executor.work import Work
 from qeffbuild.plan.keys import deep_keys
-from qeffbuild.plan.types import Leaf, Plan, Step
+from qeffbuild.plan.types import Plan, Step
 from qeffbuild.store import Store, collect
 
 ACTION = "live_builder_action"
@@ -18,22 +20,6 @@ ACTION = "live_builder_action"
 def run(work: Work) -> None:
     before = [(folder / "text").read_text() for folder in work.inputs.values()]
     (work.out / "text").write_text("".join([*before, work.name, str(work.params["variant"]), "\n"]))
-
-
-class Still:
-    """A world in which nothing is found outside the plan."""
-
-    def leaf(self, leaf: Leaf) -> str:
-        return ""
-
-    def code(self, module: str) -> str:
-        return ""
-
-    def tool(self, distribution: str) -> str:
-        return ""
-
-    def env(self, name: str) -> str | None:
-        return None
 
 
 def plan_of(variant: int) -> Plan:

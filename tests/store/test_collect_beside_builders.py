@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_live_builders_lose_nothing_to_a_collector(tmp_path: Path) -> None:
     cache, rounds = tmp_path / "cache", 5
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
     builders = [
         subprocess.Popen(
             [sys.executable, BUILDER, cache, str(rounds), str(seed)],

@@ -11,6 +11,7 @@ import yaml
 
 from qeffbuild.backends.qaic.command import CUSTOM_IO, OUTPUT
 from qeffbuild.backends.qaic.render import Asked, write_documents
+from qeffbuild.cloud_ai_100.exported import Exported
 from qeffbuild.cloud_ai_100.names import GRAPH
 from qeffbuild.cloud_ai_100.requests import is_continuous
 from qeffbuild.errors import BackendError
@@ -37,6 +38,7 @@ def write_folder(
         dtype=spec.model.dtype,
         num_devices=spec.device_group.size,
         stages=spec.device_group.mdp_num_partitions,
+        exported=Exported(),
     )
     argv = write_documents(asked, load_graph(graph), signature, {}, out)
     if custom_io is not None:

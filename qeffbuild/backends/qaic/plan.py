@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from qeffbuild.backends.qaic.command import COMPILER, COMPILER_ENV
-from qeffbuild.cloud_ai_100.plan import BRINGS, GRAPH_TOOLS, lower
+from qeffbuild.cloud_ai_100.plan import BRINGS, GRAPH_TOOLS, RENDERS, lower
 from qeffbuild.cloud_ai_100.plan import rooms as shared
 from qeffbuild.cloud_ai_100.requests import is_continuous
 from qeffbuild.paths import resource_dir
@@ -70,7 +70,7 @@ def _render(spec: BuildSpec, graph: str) -> Step:
             "qeffbuild.spec.types",
             "qeffbuild.graph",
             "qeffbuild.spec.for_task",
-            *shared(*BRINGS, "context_lengths", "folder", "image_shapes", "reader_shapes", "specializations"),
+            *shared(*RENDERS),
             *_rooms("options", "documents", "command", "machine", "pipeline"),
         ),
         tools=("jinja2", "onnx", "onnx-ir", "pyyaml"),

@@ -18,11 +18,12 @@ from qeffbuild.backends.qaic.machine import partition_nodes_of
 from qeffbuild.backends.qaic.options import Options
 from qeffbuild.backends.qaic.pipeline import intersect, split_into_stages
 from qeffbuild.cloud_ai_100.bring import bring_facts, bring_graph
+from qeffbuild.cloud_ai_100.exported import Exported
 from qeffbuild.cloud_ai_100.folder import bring_weights
-from qeffbuild.cloud_ai_100.image_shapes import Images, vision_specializations
+from qeffbuild.cloud_ai_100.image_shapes import vision_specializations
 from qeffbuild.cloud_ai_100.layers import partition_nodes
 from qeffbuild.cloud_ai_100.names import COMMANDS, GRAPH, IMAGE_FACTS, SPECIALIZATIONS
-from qeffbuild.cloud_ai_100.reader_shapes import positions_of, specializations_of
+from qeffbuild.cloud_ai_100.reader_shapes import specializations_of
 from qeffbuild.errors import BackendError
 from qeffbuild.executor.work import Work
 from qeffbuild.graphs import Member, members
@@ -33,17 +34,12 @@ OURS = frozenset({GRAPH, SPECIALIZATIONS, CUSTOM_IO, COMMANDS, IMAGE_FACTS, "io.
 
 
 def run(work: Work) -> None:
-    made = bring_facts(work.inputs["exported"], work.out)
-    asked = replace(
-        Asked.read(work.params),
-        task=made.get("task", "causal-lm"),
-        positions=positions_of(work.inputs["exported"]),
-        images=Images.read(made["image"]) if "image" in made else None,
-    )
+    bring_facts(work.inputs["exported"], work.out)
+    asked = Asked.read(work.params, Exported.read(work.inputs["exported"]))
     main, *others = members(work.inputs["graph"])
     commands, weights = [], dict[str, None]()
     for member in (*others, main):  # what sees comes first
-        model, signature = bring_graph(work, member, one_row=asked.sees_one_row)
+        model, signature = bring_graph(work, member, one_row=asked.exported.sees_one_row(asked.shapes))
         weights |= dict.fromkeys(bring_weights(model, work.inputs["exported"], work.out, member.prefix))
         if member is main:
             commands.append(write_documents(asked, model, signature, work.leaves, work.out))
@@ -66,16 +62,10 @@ class Asked:
     dtype: Any
     num_devices: int
     stages: int
-    task: str = "causal-lm"
-    positions: int | None = None  # of an encoder that hears
-    images: Images | None = None  # of a model that sees
-
-    @property
-    def sees_one_row(self) -> bool:
-        return self.images is not None and self.shapes.batch_size == 1
+    exported: Exported
 
     @classmethod
-    def read(cls, params: Mapping[str, Any]) -> Asked:
+    def read(cls, params: Mapping[str, Any], exported: Exported) -> Asked:
         return cls(
             options=Options(**_tuples(params["options"])),
             shapes=SpecializationSpec(**_tuples(params["specialization"])),
@@ -86,6 +76,7 @@ class Asked:
             dtype=params["dtype"],
             num_devices=params["num_devices"],
             stages=params["mdp_num_partitions"],
+            exported=exported,
         )
 
 
@@ -97,14 +88,7 @@ def write_documents(
     `named` holds the files that options name, and a user's templates.
     """
     own, options = named.get("templates"), asked.options
-    entries = specializations_of(
-        asked.task,
-        asked.shapes,
-        signature,
-        continuous=asked.continuous,
-        positions=asked.positions,
-        images=asked.images,
-    )
+    entries = specializations_of(asked.exported, asked.shapes, signature, continuous=asked.continuous)
     text = documents.specializations_json(entries, options.form, own)
     (out / SPECIALIZATIONS).write_text(text)
 
@@ -129,10 +113,10 @@ def write_vision(asked: Asked, member: Member, own: Path | None, out: Path) -> l
 
     What options say of nodes and of the decoder's layers is not said of it; its weights keep their precision.
     """
-    assert asked.images is not None, "a graph that sees has images"
+    assert asked.exported.images is not None, "a graph that sees has images"
     folder, cores = out / member.name, asked.options.num_cores
     folder.mkdir()
-    text = documents.specializations_json(vision_specializations(asked.images), asked.options.form, own)
+    text = documents.specializations_json(vision_specializations(asked.exported.images), asked.options.form, own)
     (folder / SPECIALIZATIONS).write_text(text)
     (folder / CUSTOM_IO).write_text(documents.custom_io_yaml(member.signature, "float16", own))
     slices = None

@@ -6,34 +6,15 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from plain import plain
 
 from qeffbuild import backends
 from qeffbuild.backends.onnxruntime.options import Options, check
 from qeffbuild.backends.onnxruntime.plan import steps
 from qeffbuild.errors import AbsentError, SpecError
-from qeffbuild.spec.types import (
-    BackendSpec,
-    BuildSpec,
-    CacheSpec,
-    DecodingSpec,
-    DeviceGroupSpec,
-    LaunchSpec,
-    ModelSpec,
-    QuantizationSpec,
-    SpecializationSpec,
-)
+from qeffbuild.spec.types import BackendSpec, BuildSpec, ModelSpec, QuantizationSpec
 
-SPEC = BuildSpec(
-    model=ModelSpec(path="model"),
-    quantization=QuantizationSpec(),
-    specialization=SpecializationSpec(),
-    device_group=DeviceGroupSpec(),
-    backend=BackendSpec(name="onnxruntime", options=Options()),
-    decoding=DecodingSpec(),
-    adapters={},
-    launch=LaunchSpec(),
-    cache=CacheSpec(),
-)
+SPEC = plain("onnxruntime", model=ModelSpec(path="model"))
 
 
 def with_said(group: str, **said: Any) -> BuildSpec:

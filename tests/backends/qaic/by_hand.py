@@ -10,39 +10,33 @@ from typing import Any
 
 import onnx_ir as ir
 import small_decoder as small
+from plain import plain
 
 from qeffbuild import backends
 from qeffbuild.executor.work import Work
 from qeffbuild.plan.types import Step
-from qeffbuild.spec.types import (
-    BackendSpec,
-    BuildSpec,
-    CacheSpec,
-    DecodingSpec,
-    DeviceGroupSpec,
-    LaunchSpec,
-    ModelSpec,
-    QuantizationSpec,
-    SpecializationSpec,
-)
+from qeffbuild.spec.types import BuildSpec, ModelSpec, SpecializationSpec
 
 SHAPES = SpecializationSpec(prefill_seq_len=4, ctx_len=small.CONTEXT)
 
 
 def spec(backend: str, options: Any = None, **parts: Any) -> BuildSpec:
     """A build of the small decoder for this backend."""
-    options = options or backends.room(backend, "options").Options()
-    return BuildSpec(
-        model=ModelSpec(path="somewhere"),
-        quantization=parts.get("quantization", QuantizationSpec()),
-        specialization=parts.get("specialization", SHAPES),
-        device_group=parts.get("device_group", DeviceGroupSpec()),
-        backend=BackendSpec(name=backend, options=options),
-        decoding=DecodingSpec(),
-        adapters={},
-        launch=LaunchSpec(),
-        cache=CacheSpec(),
-    )
+    return plain(backend, options, **{"model": ModelSpec(path="somewhere"), "specialization": SHAPES, **parts})
+
+
+def exported_tiny(root: Path, model_type: str) -> tuple[Path, Path]:
+    """The folders of fetch and export for a tiny random model."""
+    from qeffbuild.actions import export, fetch
+
+    fetched, exported = root / "fetch", root / "export"
+    fetched.mkdir()
+    exported.mkdir()
+    tiny = {"scale": "tiny", "model_type": model_type, "seed": 0}
+    fetch.run(Work(name="fetch", params=tiny, inputs={}, leaves={}, out=fetched))
+    asked = {"dtype": "float32", "task": "causal-lm", "trust_remote_code": False}
+    export.run(Work(name="export", params=asked, inputs={"model": fetched}, leaves={}, out=exported))
+    return fetched, exported
 
 
 class Build:

@@ -8,33 +8,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from plain import plain
 
-from qeffbuild.backends.qaic.options import MANAGED, Options, check
+from qeffbuild.backends.qaic.options import MANAGED, check
 from qeffbuild.cloud_ai_100.context_lengths import fitting_lengths
 from qeffbuild.errors import QeffBuildError
-from qeffbuild.spec.types import (
-    BackendSpec,
-    BuildSpec,
-    CacheSpec,
-    DecodingSpec,
-    DeviceGroupSpec,
-    LaunchSpec,
-    ModelSpec,
-    QuantizationSpec,
-    SpecializationSpec,
-)
+from qeffbuild.spec.types import BackendSpec, BuildSpec
 
-PLAIN = BuildSpec(
-    model=ModelSpec(),
-    quantization=QuantizationSpec(),
-    specialization=SpecializationSpec(),
-    device_group=DeviceGroupSpec(),
-    backend=BackendSpec(name="qaic", options=Options()),
-    decoding=DecodingSpec(),
-    adapters={},
-    launch=LaunchSpec(),
-    cache=CacheSpec(),
-)
+PLAIN = plain("qaic")
 
 
 def spec(**parts: Any) -> BuildSpec:

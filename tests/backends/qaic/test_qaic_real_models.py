@@ -11,15 +11,13 @@ import onnx_ir as ir
 import pytest
 import small_decoder as small
 import torch
+from by_hand import exported_tiny
 from played_device import ANSWER, Device, generate
 
-from qeffbuild.actions import export as export_action
-from qeffbuild.actions import fetch as fetch_action
 from qeffbuild.cloud_ai_100.form import Form
 from qeffbuild.cloud_ai_100.lower import lower
 from qeffbuild.cloud_ai_100.norms import NAME
 from qeffbuild.cloud_ai_100.opset17 import OPSET
-from qeffbuild.executor.work import Work
 from qeffbuild.graph.files import load_graph, save_graph
 from qeffbuild.graph.weights import Folder, Weights
 from qeffbuild.graph.write import write_weights
@@ -36,16 +34,7 @@ EACH = {
 
 @pytest.fixture(scope="module", params=["gpt2", "llama", "mpt", "gemma2", "mixtral"])
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The folders of fetch and export for a tiny random model."""
-    root = tmp_path_factory.mktemp(request.param)
-    fetch, export = root / "fetch", root / "export"
-    fetch.mkdir()
-    export.mkdir()
-    tiny = {"scale": "tiny", "model_type": request.param, "seed": 0}
-    fetch_action.run(Work(name="fetch", params=tiny, inputs={}, leaves={}, out=fetch))
-    asked = {"dtype": "float32", "task": "causal-lm", "trust_remote_code": False}
-    export_action.run(Work(name="export", params=asked, inputs={"model": fetch}, leaves={}, out=export))
-    return fetch, export
+    return exported_tiny(tmp_path_factory.mktemp(request.param), request.param)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from qeffbuild.backends.qnn.aic.sdk import BACKEND, CONVERTER, DEFAULT_SDK, EXTENSIONS, GENERATOR, SDK_ENV
-from qeffbuild.cloud_ai_100.plan import BRINGS, GRAPH_TOOLS, lower
+from qeffbuild.cloud_ai_100.plan import BRINGS, GRAPH_TOOLS, RENDERS, lower
 from qeffbuild.cloud_ai_100.plan import rooms as shared
 from qeffbuild.cloud_ai_100.requests import is_continuous
 from qeffbuild.paths import resource_dir
@@ -58,7 +58,7 @@ def _render(spec: BuildSpec, graph: str) -> Step:
                 "qeffbuild.package",
             ),
             *("qeffbuild.graphs", "qeffbuild.spec.for_task"),
-            *shared(*BRINGS, "context_lengths", "folder", "image_shapes", "reader_shapes", "specializations"),
+            *shared(*RENDERS),
             *_rooms("command", "documents", "overrides", "sdk"),
         ),
         tools=("jinja2", "onnx", "onnx-ir", "pyyaml"),

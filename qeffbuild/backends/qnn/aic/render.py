@@ -12,10 +12,11 @@ from qeffbuild.backends.qnn.aic import command, documents
 from qeffbuild.backends.qnn.aic.overrides import Overrides, read_overrides, skipped_for_nothing
 from qeffbuild.backends.qnn.aic.sdk import EXTENSIONS, sdk_root
 from qeffbuild.cloud_ai_100.bring import bring_facts, bring_graph
+from qeffbuild.cloud_ai_100.exported import Exported
 from qeffbuild.cloud_ai_100.folder import bring_weights
-from qeffbuild.cloud_ai_100.image_shapes import Images, vision_specializations
+from qeffbuild.cloud_ai_100.image_shapes import vision_specializations
 from qeffbuild.cloud_ai_100.names import COMMANDS, GRAPH, SPECIALIZATIONS
-from qeffbuild.cloud_ai_100.reader_shapes import positions_of, specializations_of
+from qeffbuild.cloud_ai_100.reader_shapes import specializations_of
 from qeffbuild.cloud_ai_100.specializations import Specialization
 from qeffbuild.errors import BackendError
 from qeffbuild.executor.work import Work
@@ -25,13 +26,8 @@ from qeffbuild.spec.types import SpecializationSpec
 
 
 def run(work: Work) -> None:
-    made = bring_facts(work.inputs["exported"], work.out)
-    asked = replace(
-        Asked.read(work.params),
-        task=made.get("task", "causal-lm"),
-        positions=positions_of(work.inputs["exported"]),
-        images=Images.read(made["image"]) if "image" in made else None,
-    )
+    bring_facts(work.inputs["exported"], work.out)
+    asked = Asked.read(work.params, Exported.read(work.inputs["exported"]))
     overrides = read_overrides(work.leaves.get("config"))
     has_dlc = "dlc" in work.leaves
     if overrides.skips_converter and not has_dlc:
@@ -42,7 +38,7 @@ def run(work: Work) -> None:
         raise BackendError("backend.option", "backend.dlc_file: one DLC, but two programs are made", hint=_ONE_PROGRAM)
     commands, weights = [], dict.fromkeys([command.DLC] if has_dlc else [])
     for member in (*others, main):  # what sees comes first
-        model, signature = bring_graph(work, member, one_row=asked.sees_one_row)
+        model, signature = bring_graph(work, member, one_row=asked.exported.sees_one_row(asked.shapes))
         needed = bring_weights(model, work.inputs["exported"], work.out, member.prefix)
         if not has_dlc:
             weights |= dict.fromkeys(needed)
@@ -69,16 +65,10 @@ class Asked:
     mxint8_kv_cache: bool
     num_devices: int
     root: str
-    task: str = "causal-lm"
-    positions: int | None = None  # of an encoder that hears
-    images: Images | None = None  # of a model that sees
-
-    @property
-    def sees_one_row(self) -> bool:
-        return self.images is not None and self.shapes.batch_size == 1
+    exported: Exported
 
     @classmethod
-    def read(cls, params: Mapping[str, Any]) -> Asked:
+    def read(cls, params: Mapping[str, Any], exported: Exported) -> Asked:
         shapes: dict[str, Any] = {
             name: tuple(v) if isinstance(v, list) else v for name, v in params["specialization"].items()
         }
@@ -90,6 +80,7 @@ class Asked:
             mxint8_kv_cache=params["mxint8_kv_cache"],
             num_devices=params["num_devices"],
             root=sdk_root(params["sdk"]),
+            exported=exported,
         )
 
 
@@ -146,13 +137,6 @@ def _in_halves(signature: IoSignature) -> IoSignature:
 
 def _entries(asked: Asked, signature: IoSignature, *, is_vision: bool) -> tuple[Specialization, ...]:
     if is_vision:
-        assert asked.images is not None, "a graph that sees has images"
-        return vision_specializations(asked.images)
-    return specializations_of(
-        asked.task,
-        asked.shapes,
-        signature,
-        continuous=asked.continuous,
-        positions=asked.positions,
-        images=asked.images,
-    )
+        assert asked.exported.images is not None, "a graph that sees has images"
+        return vision_specializations(asked.exported.images)
+    return specializations_of(asked.exported, asked.shapes, signature, continuous=asked.continuous)
