@@ -83,7 +83,7 @@ def _additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return torch.where(mask, torch.zeros((), dtype=dtype), lowest)
 
 
-def _mask_at_positions(
+def mask_at_positions(
     position_ids: torch.Tensor, kv_length: int, mask_function: Callable[..., Any], padding: torch.Tensor | None
 ) -> torch.Tensor:
     """transformers' mask function at the tokens' true positions, [batch, 1, tokens, slots]; padded rows see nothing."""
@@ -123,7 +123,7 @@ def _mask_maker(original: Callable[..., Any], *, additive: bool) -> Callable[...
                 attention_mask=attention_mask,
                 **kwargs,
             )
-        mask = _mask_at_positions(q_offset, kv_length, mask_function, attention_mask)
+        mask = mask_at_positions(q_offset, kv_length, mask_function, attention_mask)
         return _additive(mask, kwargs.get("dtype", torch.float32)) if additive else mask
 
     return make

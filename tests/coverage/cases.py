@@ -146,6 +146,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("qwen3", dict(rope_parameters=YARN, head_dim=10, **heads(6, 3, hidden=60), attention_bias=True)),
     ("dbrx", dict(n_heads=6, d_model=48, attn_config={"kv_n_heads": 3, "clip_qkv": 0.5, "rope_theta": 10000.0},
         ffn_config={"hidden_size": 48, "ffn_hidden_size": 40, "moe_num_experts": 3, "moe_top_k": 1, "moe_normalize_expert_weights": None})),
+    ("gpt_neo", dict(window_size=3, num_layers=3, attention_types=[[["local", "global", "local"], 1]], num_heads=5,
+        hidden_size=60, max_position_embeddings=96)),
 ]
 # fmt: on
 

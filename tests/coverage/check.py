@@ -73,9 +73,11 @@ class Check:
     errors: dict[str, float] = field(default_factory=dict)
     tokens_equal: bool = False
     qaic: str = ""
+    noise: float = 0.0  # how far PyTorch itself is from float64, where that was asked
 
     def holds(self) -> bool:
-        return self.stage == "done" and self.tokens_equal and max(self.errors.values()) < TOLERANCE
+        most = max(TOLERANCE, 2 * self.noise)
+        return self.stage == "done" and self.tokens_equal and max(self.errors.values()) < most
 
     def runs_in_transformers(self) -> bool:
         return self.stage not in ("configuration", "model", "reference")
@@ -140,6 +142,16 @@ def _run(said: Check, config: Any, folder: Path, text: Text, as_packaged: bool, 
         _compare(said, runner, wanted, text)
     said.stage = "done"
     if not said.holds():
+        _ask_again(said, model, runners, wanted, text)
+
+
+def _ask_again(said: Check, model: Any, runners: list[Runner], wanted: list[np.ndarray], text: Text) -> None:
+    """Whether PyTorch says the same with a cache as without, and in float64 as in float32."""
+    if said.tokens_equal:
+        exact = [_exactly(model, (*row, *text.decoded)) for row in text.rows]
+        said.noise = max(_error(ours, theirs) for ours, theirs in zip(wanted, exact, strict=True))
+        said.reason = f"PyTorch's float32 is itself {said.noise:.0e} from its float64"
+    if not said.holds():
         # Some models say something else with a cache than without; then what they say with it is what is wanted.
         again = Check(said.model_type, stage="done")
         cached = [_cached(model, row, text.decoded) for row in text.rows]
@@ -164,6 +176,15 @@ def _stored(model: Any, dtype: torch.dtype) -> Any:
 @torch.no_grad()
 def _reference(model: Any, row: Sequence[int]) -> np.ndarray:
     return model(input_ids=torch.tensor([row]), **without_cache(model)).logits[0].numpy()
+
+
+@torch.no_grad()
+def _exactly(model: Any, row: Sequence[int]) -> np.ndarray:
+    wide = copy.deepcopy(model).double()
+    for module in wide.modules():
+        if hasattr(module, "config"):
+            module.config._experts_implementation_internal = "eager"
+    return wide(input_ids=torch.tensor([row]), **without_cache(wide)).logits[0].numpy()
 
 
 @torch.no_grad()

@@ -85,7 +85,7 @@ USUAL: Mapping[str, Any] = {
 }
 # Switches of what is returned, of training, and of what the task is.
 NOT_SWITCHED = frozenset({
-    "return_dict", "is_encoder_decoder", "is_decoder", "is_encoder", "causal", "add_cross_attention",
+    "use_bidirectional_attention", "return_dict", "is_encoder_decoder", "is_decoder", "is_encoder", "causal", "add_cross_attention",
     "torchscript", "tie_encoder_decoder", "output_attentions", "output_hidden_states", "output_router_logits",
     "use_bfloat16", "asm", "sinusoidal_embeddings", "use_lang_emb", "use_kernels", "use_mambapy", "use_fast_path",
     "use_mamba_kernels", "return_last_states", "use_mlm", "tie_word_embeddings",

@@ -22,6 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["TRANSFORMERS_VERBOSITY"] = "critical"
 
 IMPOSSIBLE = ("configuration", "model", "reference")
+NOT_CAUSAL = "a token's logits change with what comes behind it"  # by what a switch does in transformers
 
 
 def main() -> None:
@@ -54,9 +55,10 @@ def main() -> None:
 
 
 def passes(said: dict[str, Any]) -> bool:
-    from page import passes
+    from page import TOLERANCE
 
-    return passes(said)
+    most = max(TOLERANCE, 2 * said.get("noise", 0.0))
+    return said["stage"] == "done" and said["tokens_equal"] and max(said["errors"].values()) < most
 
 
 def varied(name: str) -> str:
@@ -66,7 +68,7 @@ def varied(name: str) -> str:
     model_type, _, number = name.partition("#")
     for attempt in range(TRIES):
         said = varied_once(model_type, int(number), attempt)
-        if said.stage not in IMPOSSIBLE:
+        if said.stage not in IMPOSSIBLE and NOT_CAUSAL not in said.reason:
             break
     tried = {**json.loads(as_json(said)), "model_type": name, "attempt": attempt}
     tried["config"] = drawn(model_type, int(number), attempt)[0]
