@@ -47,6 +47,10 @@ class Emitter:
             self._constants[key] = made
         return self._constants[key]
 
+    def add(self, node: ir.Node) -> None:
+        """A node made elsewhere, in its turn."""
+        self._waiting.append(node)
+
     def place(self, before: ir.Node) -> None:
         self.graph.insert_before(before, self.waiting())
 

@@ -11,26 +11,64 @@ which are most of the work) is moved out of it first and done for all tokens at 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
+from qeffbuild.graph.chunks import Chunks
 from qeffbuild.graph.emit import Emitter, replace_value
 from qeffbuild.graph.hoist import BEGIN, END, hoist, is_mark
+from qeffbuild.graph.rows import NotChunked
+from qeffbuild.graph.shapes import fill_shapes
 
 
-def lower_loops(graph: ir.Graph) -> int:
-    """Replace every marked loop by a Scan; how many there were."""
+@dataclass(slots=True)
+class Lowered:
+    """What became of a graph's loops: how many go by chunks, and of the others how many, for what reason."""
+
+    by_chunks: int = 0
+    token_by_token: Counter[str] = field(default_factory=Counter)
+
+    def as_json(self) -> dict[str, Any]:
+        return {"by_chunks": self.by_chunks, "token_by_token": dict(self.token_by_token)}
+
+
+def lower_loops(graph: ir.Graph, *, chunks: bool = True) -> Lowered:
+    """Every marked loop becomes one over chunks of tokens, where that is known and asked for, or by one over tokens."""
+    said = Lowered()
     if not any(is_mark(node, BEGIN | END) for node in graph):
-        return 0
+        return said
+    fill_shapes(graph)
     hoist(graph)
+    fill_shapes(graph)
     loops = _loops(graph)
+    by_chunks = Chunks(graph, _reached(graph))
     for number, loop in enumerate(loops):
-        _to_scan(graph, loop, number)
+        outer = Emitter(graph, f"loop.{number}")
+        try:
+            if not chunks:
+                raise NotChunked("as asked")
+            results = by_chunks.write(loop, number, outer, _turn(graph, loop, number))
+            said.by_chunks += 1
+        except NotChunked as reason:
+            results = _scan(graph, loop, number, outer)
+            said.token_by_token[str(reason)] += 1
+        _replace(graph, loop, results, outer)
     graph.remove([node for node in graph if is_mark(node, {"Token"}) and not node.outputs[0].uses()], safe=True)
-    return len(loops)
+    return said
+
+
+def _reached(graph: ir.Graph) -> set[ir.Value]:
+    """Values that depend on the graph's inputs, if only on their shapes."""
+    found = {value for value in graph.inputs if not value.is_initializer()}
+    for node in graph:
+        if any(value in found for value in node.inputs):
+            found.update(node.outputs)
+    return found
 
 
 @dataclass(slots=True)
@@ -100,22 +138,23 @@ def _sort_in(node: ir.Node, loop: _Loop) -> None:
             loop.turns.append(mark)
 
 
-def _to_scan(graph: ir.Graph, loop: _Loop, number: int) -> None:
+def _scan(graph: ir.Graph, loop: _Loop, number: int, outer: Emitter) -> tuple[ir.Value, ...]:
     """Scan hands each turn slices without the token axis, so the body puts it back."""
     states = [node.inputs[0] for node in loop.states]
     wholes = [loop.position_ids, *(node.inputs[0] for node in loop.turns)]
-    body = _body(graph, loop, number)
-    outer = Emitter(graph, f"loop.{number}")
-    results = outer.several(
+    return outer.several(
         "Scan",
         len(states) + len(loop.ends),
         *states,
         *wholes,
-        body=body,
+        body=_body(graph, loop, number),
         num_scan_inputs=len(wholes),
         scan_input_axes=[1] * len(wholes),
         scan_output_axes=[1] * len(loop.ends),
     )
+
+
+def _replace(graph: ir.Graph, loop: _Loop, results: Sequence[ir.Value], outer: Emitter) -> None:
     last = max([*loop.states, *loop.ends], key=lambda node: _place(graph, node))
     outer.place(last)
     for node, result in zip([*loop.states, *loop.ends], results, strict=True):
@@ -128,44 +167,65 @@ def _place(graph: ir.Graph, node: ir.Node) -> int:
 
 
 def _body(graph: ir.Graph, loop: _Loop, number: int) -> ir.Graph:
-    body = ir.Graph([], [], nodes=[], name=f"loop.{number}")
+    """One turn as the body of a Scan."""
     emit = Emitter(graph, f"loop.{number}.body")  # constants stay outside, where a body may read them
-    copies: dict[ir.Value, ir.Value] = {}
-    befores: dict[ir.Value | None, ir.Value] = {}
-    for i, node in enumerate(loop.states):
-        befores[node.inputs[0]] = _like(node.inputs[0], f"loop.{number}.state.{i}")
+    befores = {node.inputs[0]: _like(node.inputs[0], f"loop.{number}.state.{i}") for i, node in enumerate(loop.states)}
     position = ir.Value(name=f"loop.{number}.position", type=loop.position_ids.type, shape=ir.Shape([None]))
-    turns = []
+    turns, ones = [], {}
     for i, mark in enumerate(loop.turns):
         shape = mark.outputs[0].shape
         cut = None if shape is None else ir.Shape([size for axis, size in enumerate(shape) if axis != 1])
         turns.append(ir.Value(name=f"loop.{number}.turn.{i}", type=mark.outputs[0].type, shape=cut))
-        copies[mark.outputs[0]] = emit("Unsqueeze", turns[-1], [1])
-    body.inputs.extend([*befores.values(), position, *turns])
+        ones[mark.outputs[0]] = emit("Unsqueeze", turns[-1], [1])
+    outs = _one_turn(emit, loop, befores, position, ones, "turn")
+    outs[len(loop.states) :] = [emit("Squeeze", out, [1]) for out in outs[len(loop.states) :]]
+    for value, mark in zip(outs, [*loop.states, *loop.ends], strict=True):
+        value.type = mark.outputs[0].type
+        if mark in loop.states:
+            value.shape = mark.outputs[0].shape
+    return ir.Graph([*befores.values(), position, *turns], outs, nodes=emit.waiting(), name=f"loop.{number}")
+
+
+def _turn(graph: ir.Graph, loop: _Loop, number: int) -> ir.Graph:
+    """One turn as a branch for runs of one token: nothing enters, it reads what is outside."""
+    emit = Emitter(graph, f"loop.{number}.single")
+    befores: dict[ir.Value | None, ir.Value] = {node.inputs[0]: _there(node.inputs[0]) for node in loop.states}
+    position = emit("Squeeze", loop.position_ids, [1])
+    ones = {mark.outputs[0]: _there(mark.inputs[0]) for mark in loop.turns}
+    outs = _one_turn(emit, loop, befores, position, ones, "single")
+    outs = [emit("Identity", out) for out in outs]
+    for value, mark in zip(outs, [*loop.states, *loop.ends], strict=True):
+        value.type = mark.outputs[0].type
+    return ir.Graph([], outs, nodes=emit.waiting(), name=f"loop.{number}.single")
+
+
+def _one_turn(
+    emit: Emitter,
+    loop: _Loop,
+    befores: Mapping[ir.Value | None, ir.Value],
+    position: ir.Value,
+    ones: Mapping[ir.Value, ir.Value],
+    suffix: str,
+) -> list[ir.Value]:
+    """The states behind one token and what is collected of it; its nodes are the emitter's."""
+    copies = dict(ones)
     for mark in loop.begins:
         state, rank = mark.inputs[0], len(mark.outputs[0].shape or ())
         assert state is not None
         is_first = emit("Unsqueeze", emit("Equal", position, 0), list(range(1, rank)))
         zero = np.zeros((), (state.dtype or ir.DataType.FLOAT).numpy())
         copies[mark.outputs[0]] = emit("Where", is_first, zero, befores[state])
-    copied = [_copied(node, copies) for node in loop.nodes]
-    begun = emit.waiting()
+    for node in loop.nodes:
+        emit.add(_copied(node, copies, suffix))
     outs = [_left(emit, mark, position, befores, copies) for mark in loop.states]
-    outs += [emit("Squeeze", copies[mark.inputs[0]], [1]) for mark in loop.ends]  # type: ignore[index]
-    for value, mark in zip(outs, loop.states, strict=False):
-        value.type, value.shape = mark.outputs[0].type, mark.outputs[0].shape
-    for value, mark in zip(outs[len(loop.states) :], loop.ends, strict=True):
-        value.type = mark.outputs[0].type
-    body.extend([*begun, *copied, *emit.waiting()])
-    body.outputs.extend(outs)
-    return body
+    return outs + [copies[mark.inputs[0]] for mark in loop.ends]  # type: ignore[index]
 
 
 def _left(
     emit: Emitter,
     mark: ir.Node,
     position: ir.Value,
-    befores: dict[ir.Value | None, ir.Value],
+    befores: Mapping[ir.Value | None, ir.Value],
     copies: dict[ir.Value, ir.Value],
 ) -> ir.Value:
     state, new = mark.inputs[0], mark.inputs[1]
@@ -174,14 +234,19 @@ def _left(
     return emit("Where", is_padding, befores[state], copies.get(new, new))
 
 
-def _copied(node: ir.Node, copies: dict[ir.Value, ir.Value]) -> ir.Node:
+def _copied(node: ir.Node, copies: dict[ir.Value, ir.Value], suffix: str) -> ir.Node:
     inputs = [value if value is None else copies.get(value, value) for value in node.inputs]
     made = ir.Node(node.domain, node.op_type, inputs, list(node.attributes.values()), num_outputs=len(node.outputs))
-    made.name = f"{node.name}.turn"
+    made.name = f"{node.name}.{suffix}"
     for old, new in zip(node.outputs, made.outputs, strict=True):
-        new.name, new.type, new.shape = f"{old.name}.turn", old.type, old.shape
+        new.name, new.type, new.shape = f"{old.name}.{suffix}", old.type, old.shape
         copies[old] = new
     return made
+
+
+def _there(value: ir.Value | None) -> ir.Value:
+    assert value is not None
+    return value
 
 
 def _like(value: ir.Value | None, name: str) -> ir.Value:

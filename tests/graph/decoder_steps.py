@@ -40,7 +40,15 @@ def build(
     lowered, packaged = folder / "lower", folder / "package"
     lowered.mkdir(parents=True)
     packaged.mkdir()
-    lower.run(Work(name="lower", params={"attention": attention}, inputs={"graph": graph}, leaves={}, out=lowered))
+    lower.run(
+        Work(
+            name="lower",
+            params={"attention": attention, "recurrence": "chunked"},
+            inputs={"graph": graph},
+            leaves={},
+            out=lowered,
+        )
+    )
     if prefill:
         roles["rowwise"], roles["prefill"] = folder / "quantize[prefill]", folder / "lower[prefill]"
         for role in ("rowwise", "prefill"):
@@ -48,7 +56,15 @@ def build(
         exported = {**inputs, "graph": decoder.exported}
         rowwise.run(Work(name="", params={"keep": []}, inputs=exported, leaves=leaves, out=roles["rowwise"]))
         rounded = {"graph": roles["rowwise"], "kv_scales": graph}
-        lower.run(Work(name="", params={"attention": attention}, inputs=rounded, leaves={}, out=roles["prefill"]))
+        lower.run(
+            Work(
+                name="",
+                params={"attention": attention, "recurrence": "chunked"},
+                inputs=rounded,
+                leaves={},
+                out=roles["prefill"],
+            )
+        )
     params = {
         "backend": "onnxruntime",
         "session": "qeffbuild.backends.onnxruntime.session",

@@ -135,7 +135,9 @@ def test_a_package_of_a_gguf_file_computes_with_its_blocks(folder: Path, tmp_pat
     carried_out(check, tmp_path / "check", of_check, {"model": model}, folder)
     of_export = {"dtype": "float32", "trust_remote_code": False}
     exported = carried_out(export, tmp_path / "export", of_export, {"model": model}, folder)
-    lowered = carried_out(lower, tmp_path / "lower", {"attention": "auto"}, {"graph": exported}, folder)
+    lowered = carried_out(
+        lower, tmp_path / "lower", {"attention": "auto", "recurrence": "chunked"}, {"graph": exported}, folder
+    )
     of_package = {
         "backend": "onnxruntime", "session": "qeffbuild.backends.onnxruntime.session", "allow_nonfinite": False,
         "quantization": {"method": "none"},

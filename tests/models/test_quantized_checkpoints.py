@@ -44,7 +44,7 @@ def build(folder: Path, out: Path) -> Package:
     step("fetch", fetch, OF_FETCH, {})
     step("check", check, OF_CHECK, {"model": "fetch"})
     step("export", export, {"dtype": "float32", "task": "auto", "trust_remote_code": False}, {"model": "fetch"})
-    step("lower", lower, {"attention": "auto"}, {"graph": "export"})
+    step("lower", lower, {"attention": "auto", "recurrence": "chunked"}, {"graph": "export"})
     step("package", package, OF_PACKAGE, {"graph": "lower", "model": "fetch", "exported": "export"})
     return Package.open(out / "package", verify=True)
 

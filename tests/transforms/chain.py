@@ -42,7 +42,7 @@ def transformed(graph: Path, out: Path, *passes: Mapping[str, Any], **leaves: Pa
 
 def packaged(fetch: Path, graph: Path, root: Path, **params: Any) -> Path:
     """The package for ONNX Runtime, tried out."""
-    lower = step(lower_action, root / "lower", {"attention": "auto"}, {"graph": graph})
+    lower = step(lower_action, root / "lower", {"attention": "auto", "recurrence": "chunked"}, {"graph": graph})
     said = {
         "backend": "onnxruntime",
         "session": "qeffbuild.backends.onnxruntime.session",

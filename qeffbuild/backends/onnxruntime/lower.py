@@ -18,6 +18,7 @@ from qeffbuild.calibration.kv import Scales, drop_rounding, read_scales, round_t
 from qeffbuild.executor.work import Work
 from qeffbuild.graph.files import load_graph, save_graph
 from qeffbuild.graph.held import hold_blocks
+from qeffbuild.graph.loops import lower_loops
 from qeffbuild.graph.ops import SCATTER, lower_portable, readers, symbolic
 from qeffbuild.graph.tied import share_tied_head
 from qeffbuild.graphs import Member, members
@@ -30,7 +31,8 @@ def run(work: Work) -> None:
         scales = {} if member.prefix else read_scales(work.inputs.get("kv_scales", work.inputs["graph"]))
         # The fused form sees what came before and nothing else; tokens of one image may see one another.
         attention = "portable" if member.signature.graph == "decoder" and _sees(member) else work.params["attention"]
-        said = lower(model, member.signature, attention=attention, scales=scales)
+        recurrence = work.params["recurrence"]
+        said = lower(model, member.signature, attention=attention, recurrence=recurrence, scales=scales)
         save_graph(model, work.out / member.file)
         with_dtypes(member.signature, said["attention"]["int8"]).save(work.out / member.io.name)
         (work.out / f"{member.prefix}lower.json").write_text(json.dumps(said, indent=1, sort_keys=True) + "\n")
@@ -47,7 +49,12 @@ def with_dtypes(signature: IoSignature, in_int8: Sequence[str]) -> IoSignature:
 
 
 def lower(
-    model: ir.Model, signature: IoSignature, *, attention: str, scales: Mapping[str, Scales] | None = None
+    model: ir.Model,
+    signature: IoSignature,
+    *,
+    attention: str,
+    recurrence: str = "chunked",
+    scales: Mapping[str, Scales] | None = None,
 ) -> dict[str, Any]:
     """Rewrites `model`; what was chosen and why. `scales` are those of a cache in 8 bits."""
     InlinePass()(model)
@@ -62,6 +69,7 @@ def lower(
         fused = fuse_attention(model, scales)
     if scales:  # states whose attention stays portable are floats, rounded as before
         round_to_int8(model.graph, scales)
+    loops = lower_loops(model.graph, chunks=recurrence == "chunked")
     lower_portable(model)
     model.opset_imports["com.microsoft"] = 1
     counts = {"reshapes_dropped": drop_flattening(model.graph) + drop_detours(model.graph)}
@@ -70,6 +78,7 @@ def lower(
     counts |= fuse_activations(model) | fuse_norms(model)
     return {
         "schema": 1,
+        "recurrence": {"asked": recurrence, **loops.as_json()},
         "attention": {"asked": attention, **fused},  # of "auto": what became of how many; what did not fit, and why
         "fused": counts,
         "in_place": in_place,

@@ -11,6 +11,7 @@ from qeffbuild.errors import SpecError
 from qeffbuild.spec.types import BuildSpec, option
 
 Attention = Literal["auto", "portable"]
+Recurrence = Literal["chunked", "token_by_token"]
 Profile = Literal["fast", "accurate", "small"]
 
 
@@ -19,6 +20,11 @@ class Options:
     """How graphs are written for ONNX Runtime, and run by it."""
 
     attention: Attention = option("auto", "auto: GroupQueryAttention where it fits; portable: standard operators")
+    recurrence: Recurrence = option(
+        "chunked",
+        "of states that pass from token to token. chunked: prompts by products of matrices, a chunk of tokens at once, "
+        "where the layer's algebra is known; token_by_token: in a loop",
+    )
     profile: Profile = option(
         "accurate",
         "of quantized packages. fast: prompts by 8-bit integers with a scale per token, one more byte per weight; "

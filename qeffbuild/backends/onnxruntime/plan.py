@@ -56,12 +56,13 @@ def _rowwise(spec: BuildSpec, graph: str) -> Step:
 
 def _lower(spec: BuildSpec, name: str, graph: str) -> Step:
     # The form for prompts is not made of the graph that was quantized, but writes the same cache.
+    options = spec.backend.options
     kv_scales = {"kv_scales": "quantize"} if spec.quantization.kv_cache == "int8" and graph != "quantize" else {}
     return Step(
         name=name,
         action=f"{_ROOM}.lower",
-        params={"attention": spec.backend.options.attention},
-        reads={"attention": "backend.attention"},
+        params={"attention": options.attention, "recurrence": options.recurrence},
+        reads={"attention": "backend.attention", "recurrence": "backend.recurrence"},
         inputs={"graph": graph, **kv_scales},
         code=(
             "qeffbuild.calibration",

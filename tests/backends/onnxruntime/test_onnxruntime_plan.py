@@ -119,6 +119,7 @@ def test_the_small_profile_only_takes_larger_blocks() -> None:
         ("quantization", {"keep": ("lm_head*",)}, ["quantize", "package"]),
         ("options", {"threads": 4}, []),
         ("options", {"attention": "portable"}, ["lower"]),
+        ("options", {"recurrence": "token_by_token"}, ["lower"]),
         ("decoding", {"temperature": 1.0}, []),
         ("launch", {"jobs": 4}, []),
     ],
