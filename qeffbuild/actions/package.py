@@ -45,12 +45,17 @@ def run(work: Work) -> None:
 
     graphs = members(work.inputs["graph"])
     known = _write_graphs(graphs, work, checkpoint)
+    packed = _prepack(graphs, work)
+    known = {name: digest for name, digest in known.items() if name not in packed}
     has_tokenizer = save_tokenizer(checkpoint.path, fetched, work.out / TOKENIZER)
     if "quantized" in work.inputs and (scales := work.inputs["quantized"] / KV_SCALES).is_file():
         shutil.copyfile(scales, work.out / KV_SCALES)
     adapters = bring_adapters(work.inputs["exported"], work.out)
     write_provenance(work.out, work.params, fetched, known)
     said = _manifest(graphs, work, facts, has_tokenizer)
+    for member in graphs:
+        if f"{member.name}.data" in packed:
+            said["graphs"][member.name]["prepacked"] = packed[f"{member.name}.data"]
     package = write_manifest(work.out, said if adapters is None else {**said, "adapters": adapters}, known)
     _try_out(package, work)
 
@@ -68,6 +73,14 @@ def _write_graphs(graphs: Sequence[Member], work: Work, checkpoint: Folder) -> d
             name = f"{member.name}.{PREFILL}"
             known[f"{name}.data"] = _write_graph(second.graph, name, weights, work, before=written.stored).sha256
     return known
+
+
+def _prepack(graphs: Sequence[Member], work: Work) -> dict[str, Any]:
+    """What was added to which data file, where weights are wanted a second time."""
+    if "prepack" not in work.params:
+        return {}
+    prepack = import_module(work.params["prepack"]).prepack
+    return {f"{member.name}.data": prepack(work.out / f"{member.name}.onnx") for member in graphs}
 
 
 def _write_graph(

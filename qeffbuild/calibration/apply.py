@@ -161,7 +161,7 @@ class Quantization:
         if not hasattr(self.method, "scale_inputs") or any(each.is_stack for each in chosen):
             return None
         weights = [each.matrices[0] for each in chosen]
-        said = self._format(chosen[0].names)
+        said = self._format(chosen[0])
         factors: np.ndarray | None = self.method.scale_inputs(weights, chosen[0].seen[0], **said)
         if factors is not None:
             divide_input(self.emit, [each.product for each in chosen], factors)
@@ -169,7 +169,7 @@ class Quantization:
 
     def _pack(self, chosen: _Chosen, factors: np.ndarray | None) -> Matrices:
         packed, restored = [], []
-        said = self._format(chosen.names)
+        said = self._format(chosen)
         bits = said["bits"]
         for at, matrix in enumerate(chosen.matrices):
             more: dict[str, Any] = {}
@@ -198,9 +198,11 @@ class Quantization:
         whole = np.stack(turned) if chosen.is_stack else turned[0]
         self.flow.substitute(chosen.product.node.outputs[0].name or "", np.ascontiguousarray(whole))
 
-    def _format(self, names: Sequence[str]) -> dict[str, Any]:
+    def _format(self, chosen: _Chosen) -> dict[str, Any]:
         said = {name: self.params[name] for name in ("bits", "block_size", "symmetric")}
-        return {**said, "bits": 8} if names[0] in self.eight else said
+        if chosen.product.serves_attention:
+            said |= {name: self.params.get(f"attention_{name}") or said[name] for name in ("bits", "block_size")}
+        return {**said, "bits": 8} if chosen.names[0] in self.eight else said
 
     def _store(self, name: str, blocks: Blocks, product: Product) -> tuple[ir.Value, ...]:
         values = [

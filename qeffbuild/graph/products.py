@@ -13,7 +13,9 @@ import onnx_ir as ir
 
 from qeffbuild.graph.emit import Emitter, replace_value
 from qeffbuild.graph.fold import foldable_values, sources
+from qeffbuild.graph.ops import ATTENTION, symbolic
 
+_PRODUCTS = ("MatMul", "Gemm")
 _KEEPS_ORDER = frozenset({"Softmax", "Sigmoid", "Cast", "Reshape", "Unsqueeze", "Squeeze", "Identity", "Add"})
 
 
@@ -27,6 +29,7 @@ class Product:
     is_transposed: bool
     makes_logits: bool
     is_router: bool  # it chooses experts
+    serves_attention: bool  # it makes queries, keys or values, or reads what attention answers
 
     @property
     def x(self) -> ir.Value:
@@ -39,6 +42,7 @@ def products(graph: ir.Graph, logits: str = "logits") -> Iterator[Product]:
     """Every MatMul and plain Gemm whose right side is made from stored weights alone, in order."""
     foldable = foldable_values(graph)
     head = head_of(graph, logits)
+    around = _around_attention(graph)
     for node in list(graph):
         if node.domain != "" or node.op_type not in ("MatMul", "Gemm"):
             continue
@@ -56,6 +60,7 @@ def products(graph: ir.Graph, logits: str = "logits") -> Iterator[Product]:
             is_transposed=turned,
             makes_logits=node is head,
             is_router=_is_chosen_from(node.outputs[0]),
+            serves_attention=node in around,
         )
 
 
@@ -196,6 +201,41 @@ def head_of(graph: ir.Graph, logits: str) -> ir.Node | None:
             return node
         value = node.inputs[0] if node.inputs else None
     return None
+
+
+def _around_attention(graph: ir.Graph) -> set[ir.Node]:
+    """The products right before and right behind each attention."""
+    found: set[ir.Node] = set()
+    for node in symbolic(graph, ATTENTION):
+        found |= _products_before([value for value in node.inputs[:3] if value is not None])
+        found |= _products_behind(node.outputs[0])
+    return found
+
+
+def _products_before(values: list[ir.Value]) -> set[ir.Node]:
+    found, seen = set(), set[ir.Node]()
+    while values:
+        node = values.pop().producer()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node.op_type in _PRODUCTS:
+            found.add(node)
+        else:
+            values += [value for value in node.inputs if value is not None]
+    return found
+
+
+def _products_behind(value: ir.Value) -> set[ir.Node]:
+    """Behind a sum, which is where the answer meets the rest of the model, nobody looks."""
+    found, values = set(), [value]
+    while values:
+        for node, _ in values.pop().uses():
+            if node.op_type in _PRODUCTS:
+                found.add(node)
+            elif node.op_type != "Add":
+                values += node.outputs
+    return found
 
 
 def _is_chosen_from(value: ir.Value) -> bool:

@@ -23,6 +23,8 @@ def build(
     attention: str = "auto",
     quantization: dict[str, Any] | None = None,
     prefill: bool = False,
+    prepack: bool = False,
+    numbers: str = "one",
     calibration: Path | None = None,
 ) -> Package:
     """The steps behind the export, in a row; with `prefill`, the form for prompts, too."""
@@ -54,7 +56,11 @@ def build(
         for role in ("rowwise", "prefill"):
             roles[role].mkdir()
         exported = {**inputs, "graph": decoder.exported}
-        rowwise.run(Work(name="", params={"keep": []}, inputs=exported, leaves=leaves, out=roles["rowwise"]))
+        rowwise.run(
+            Work(
+                name="", params={"keep": [], "attention": numbers}, inputs=exported, leaves=leaves, out=roles["rowwise"]
+            )
+        )
         rounded = {"graph": roles["rowwise"], "kv_scales": graph}
         lower.run(
             Work(
@@ -72,6 +78,8 @@ def build(
         "quantization": quantization or {"method": "none"},
         "specialization": {"batch_size": 2, "prefill_seq_len": 4, "ctx_len": 16},
     }
+    if prepack:
+        params["prepack"] = "qeffbuild.backends.onnxruntime.prepack"
     work = Work(name="package", params=params, inputs={**roles, "graph": lowered}, leaves=leaves, out=packaged)
     packaging.run(work)
     return Package.open(packaged, verify=True)

@@ -71,6 +71,20 @@ def test_products_of_every_form_are_quantized_and_the_embedding_is_not(tmp_path:
     assert all(node.attributes["accuracy_level"].as_int() == 4 for node in graph if node.op_type == "MatMulNBits")
 
 
+def test_the_weights_into_and_out_of_attention_can_have_a_form_of_their_own(tmp_path: Path) -> None:
+    said = params("int4", block_size=32, attention_bits=8, attention_block_size=16)
+    build(make_decoder(tmp_path), tmp_path, quantization=said)
+
+    graph = load_graph(tmp_path / "quantize/graph.onnx").graph
+    forms = {}
+    for node in (node for node in graph if node.op_type == "MatMulNBits"):
+        name = node.inputs[1].name.removesuffix(".numbers").rsplit(".", 2)[0]
+        forms[name] = (node.attributes["bits"].as_int(), node.attributes["block_size"].as_int())
+    of_attention = {name for name in MATRICES if name.split(".")[2] in ("q_proj", "k_proj", "v_proj", "c_proj")}
+    assert {name for name, form in forms.items() if form == (8, 16)} == of_attention
+    assert {form for name, form in forms.items() if name not in of_attention} == {(4, 32)}
+
+
 @pytest.mark.parametrize(
     ("keep", "kept"),
     [

@@ -28,7 +28,10 @@ class Options:
     profile: Profile = option(
         "accurate",
         "of quantized packages. fast: prompts by 8-bit integers with a scale per token, one more byte per weight; "
-        "accurate: prompts and decoding by the same weights; small: that, in blocks of 128",
+        "accurate: prompts and decoding by the same weights; small: that, in larger blocks",
+    )
+    prepacked: bool = option(
+        False, "weights that decode a second time in the package, as this processor reads them: loads in half the time"
     )
     threads: int | None = option(
         None, "threads of one operator; null: one per core; rebuilds nothing", low=1, high=1024

@@ -1,7 +1,7 @@
 """What a session has allocated -> pages of 2 MB, in which weights are read a fifth faster: fewer addresses to look up.
 
 Linux alone is asked, and only asked: where it has no such pages to give, or none without moving much about, the rest
-stays as it was.
+stays as it was. Moving weights takes as long as some dozens of tokens, so it goes on beside the first of them.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 from time import thread_time
 
 _MAPS = Path("/proc/self/maps")
 _PAGE = 2 << 20
 _STEP = 16 * _PAGE
-_PATIENCE = 0.002  # seconds of a processor for a page: moving one takes 0.5 ms, making room for one 5 ms and more
+_PATIENCE = 0.006  # seconds of a processor for a page: moving one takes 0.5 ms, making room for one some ms more
 _COLLAPSE = 25  # MADV_COLLAPSE, Linux 6.1: now, not when the kernel finds time
 
 Regions = list[tuple[int, int]]
@@ -23,15 +24,19 @@ Regions = list[tuple[int, int]]
 
 @contextmanager
 def large_pages() -> Iterator[None]:
-    """What is allocated inside lies in large pages afterwards, as far as it fills them."""
+    """What is allocated inside is on its way to large pages afterwards, as far as it fills them."""
     before = _anonymous()
     yield
-    if not before:
-        return
+    if before:
+        Thread(target=collapse, args=(list(_new(_anonymous(), before)),), daemon=True).start()
+
+
+def collapse(regions: Regions) -> None:
+    """Memory that is given back meanwhile is no harm: this is advice, and what lies there keeps its content."""
     madvise = ctypes.CDLL(None, use_errno=True).madvise
     madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     began, pages = thread_time(), 0
-    for start, end in _new(_anonymous(), before):
+    for start, end in regions:
         for first in range(-(-start // _PAGE) * _PAGE, end // _PAGE * _PAGE, _STEP):
             madvise(first, min(_STEP, end // _PAGE * _PAGE - first), _COLLAPSE)
             pages += _STEP // _PAGE

@@ -12,8 +12,10 @@ from qeffbuild.spec.types import BuildSpec
 
 _ROOM = "qeffbuild.backends.onnxruntime"
 _SESSION = f"{_ROOM}.session"  # packaging ends with a run in it
-_FAST_BLOCKS = 128
-_CALIBRATED_BLOCKS = 256  # a fifth faster again, at a loss that rounding with a text in view makes good
+_PREPACK = f"{_ROOM}.prepack"
+_BLOCKS = 128
+_LARGE_BLOCKS = 256  # of 4 bits: a fifth faster again, at a loss that must be made good
+_SMALL_BLOCKS = 16  # of 8 bits, where attention is served
 _GRAPH_CODE = ("qeffbuild.graph", "qeffbuild.graphs", "qeffbuild.signature")
 _GRAPH_TOOLS = ("ml-dtypes", "numpy", "onnx", "onnx-ir")
 
@@ -32,21 +34,33 @@ def steps(spec: BuildSpec, graph: str) -> tuple[Step, ...]:
 
 
 def _with_blocks(spec: BuildSpec) -> BuildSpec:
-    """Larger blocks, which decode faster and are smaller, unless accuracy or the user has said otherwise."""
-    asked = spec.quantization
-    if spec.backend.options.profile == "accurate" or not quantizers.makes_blocks(asked) or asked.block_size is not None:
+    """Blocks as the profile has them, unless the user has said something of them.
+
+    Large blocks decode faster. What they lose is made good by a text, or where it matters most for its size: in the
+    weights into and out of attention, whose errors stay in the cache.
+    """
+    asked, profile = spec.quantization, spec.backend.options.profile
+    said = (asked.block_size, asked.attention_block_size, asked.attention_bits)
+    if profile == "accurate" or not quantizers.makes_blocks(asked) or any(said):
         return spec
-    is_calibrated = quantizers.find(asked.method).CALIBRATED and asked.bits != 8
-    block_size = _CALIBRATED_BLOCKS if is_calibrated else _FAST_BLOCKS
-    return replace(spec, quantization=replace(asked, block_size=block_size))
+    method = quantizers.find(asked.method)
+    is_calibrated, bits = method.CALIBRATED, asked.bits or method.BITS
+    chosen: dict[str, Any] = {"block_size": _LARGE_BLOCKS if is_calibrated and bits == 4 else _BLOCKS}
+    if profile == "fast" and not is_calibrated and asked.budget is None:
+        eight = {"block_size": _BLOCKS, "attention_block_size": _SMALL_BLOCKS}
+        four = {"block_size": _LARGE_BLOCKS, "attention_bits": 8, "attention_block_size": _BLOCKS}
+        chosen = eight if bits == 8 else four
+    return replace(spec, quantization=replace(asked, **chosen))
 
 
 def _rowwise(spec: BuildSpec, graph: str) -> Step:
+    bits = spec.quantization.bits or quantizers.bits_of(spec.quantization.method)
     return Step(
         name="quantize[prefill]",
         action=f"{_ROOM}.rowwise",
-        params={"keep": list(spec.quantization.keep)},
-        reads={"keep": "quantization.keep"},
+        # An answer in 4 bits loses so much more that nothing would be gained.
+        params={"keep": list(spec.quantization.keep), "attention": "two" if bits == 8 else "one"},
+        reads={"keep": "quantization.keep", "attention": "quantization.bits"},
         inputs={"graph": graph, "model": "fetch"},
         leaves=model_leaves(spec.model),
         code=_GRAPH_CODE,
@@ -86,6 +100,9 @@ def _package(spec: BuildSpec, graph: str, quantized: bool) -> Step:
         "quantization": quantizers.params(spec.quantization) if quantized else {"method": "none"},
         "specialization": shapes,
     }
+    is_prepacked = spec.backend.options.prepacked
+    if is_prepacked:
+        params["prepack"] = _PREPACK
     return Step(
         name="package",
         action="qeffbuild.actions.package",
@@ -95,6 +112,7 @@ def _package(spec: BuildSpec, graph: str, quantized: bool) -> Step:
             "quantization": "quantization",
             "specialization": "specialization",
             "allow_nonfinite": "model.allow_nonfinite",
+            **({"prepack": "backend.prepacked"} if is_prepacked else {}),
         },
         # Weights stay where they are until here: in the checkpoint, beside the export, or beside the quantized graph.
         inputs={
@@ -104,6 +122,6 @@ def _package(spec: BuildSpec, graph: str, quantized: bool) -> Step:
             **({"quantized": "quantize"} if quantized else {}),
         },
         leaves=model_leaves(spec.model),
-        code=(*_GRAPH_CODE, "qeffbuild.models", "qeffbuild.package", _SESSION),
-        tools=(*_GRAPH_TOOLS, "tokenizers", "transformers"),
+        code=(*_GRAPH_CODE, "qeffbuild.models", "qeffbuild.package", _SESSION, *((_PREPACK,) if is_prepacked else ())),
+        tools=(*_GRAPH_TOOLS, *(("onnxruntime",) if is_prepacked else ()), "tokenizers", "transformers"),
     )

@@ -1,7 +1,9 @@
 """Neutral graph -> the same graph with products of 8-bit integers: a scale for each token and for each output.
 
 ONNX Runtime multiplies whole matrices of integers about twice as fast as it does blocks of weights, so this is the form
-for prompts. The new weights lie beside the graph in rowwise.data.
+for prompts. The new weights lie beside the graph in rowwise.data. What is wrong with keys, values and the answers of
+attention is the same for every token, and stays in the cache: `attention=two` has their weights in 16 bits, as two
+numbers of 8, which are two products.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ def run(work: Work) -> None:
     facts = json.loads((work.inputs["model"] / "facts.json").read_text())
     names = {(said["file"], said["offset"]): name for name, said in facts["tensors"].items()}
     with (work.out / DATA).open("wb") as file:
-        done = _Rowwise(model, weights, DataFile(file)).carry_out(work, names)
+        rewriting = _Rowwise(model, weights, DataFile(file))
+        rewriting.two = work.params["attention"] == "two"
+        done = rewriting.carry_out(work, names)
     save_graph(model, work.out / main.file)
     shutil.copyfile(main.io, work.out / main.io.name)
     (work.out / "rowwise.json").write_text(json.dumps({"schema": 1, **done}, indent=1, sort_keys=True) + "\n")
@@ -50,7 +54,8 @@ class _Rowwise:
         self.graph, self.weights, self.output = model.graph, weights, output
         self.emit = Emitter(model.graph, "rowwise")
         self.inputs: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
-        self.made: dict[str, tuple[ir.Value, ir.Value]] = {}
+        self.made: dict[str, list[tuple[ir.Value, ir.Value]]] = {}
+        self.two = False  # whether what serves attention is two numbers
         model.opset_imports["com.microsoft"] = 1
 
     def carry_out(self, work: Work, names: dict[tuple[str, int], str]) -> dict[str, Any]:
@@ -75,9 +80,12 @@ class _Rowwise:
         key = f"{identity(product.weight)} {product.is_transposed}"
         if key not in self.made:
             self.made[key] = self._store(f"{name}.rowwise.{len(self.made)}", product)
-        numbers, scales = self.made[key]
         x, sizes = self._rounded(product.x)
-        made = self.emit("MatMulIntegerToFloat", x, numbers, _ONE, scales, _MIDDLE, domain="com.microsoft")
+        parts = [
+            self.emit("MatMulIntegerToFloat", x, numbers, _ONE, scales, _MIDDLE, domain="com.microsoft")
+            for numbers, scales in self.made[key]
+        ]
+        made = parts[0] if len(parts) == 1 else self.emit("Add", *parts)
         result = self.emit("Mul", made, sizes)
         if product.bias is not None:
             result = self.emit("Add", result, product.bias)
@@ -93,16 +101,19 @@ class _Rowwise:
             self.inputs[x] = (emit("QuantizeLinear", emit("Div", x, sizes), _ONE, _MIDDLE), sizes)
         return self.inputs[x]
 
-    def _store(self, name: str, product: Product) -> tuple[ir.Value, ir.Value]:
-        """Weights [K, N] in 8 bits, and a scale for each of the N outputs."""
+    def _store(self, name: str, product: Product) -> list[tuple[ir.Value, ir.Value]]:
+        """Weights [K, N] in 8 bits, and a scale for each of the N outputs; perhaps those of what is left over, too."""
         weight = np.asarray(compute(product.weight, self.weights), np.float32)
-        columns = weight.T if product.is_transposed else weight
-        scales = np.maximum(np.abs(columns).max(axis=0), 1e-12) / _STEPS
-        numbers = np.rint(columns / scales).astype(np.int8)
-        values = [
-            stored_value(f"{name}.{part}", np.ascontiguousarray(array), self.output, DATA)
-            for part, array in (("numbers", numbers), ("scales", scales.astype(np.float32)))
-        ]
-        for value in values:
-            self.graph.initializers.add(value)
-        return values[0], values[1]
+        rest, made = weight.T if product.is_transposed else weight, []
+        for part in ("high", "low") if self.two and product.serves_attention else ("high",):
+            scales = np.maximum(np.abs(rest).max(axis=0), 1e-12) / _STEPS
+            numbers = np.rint(rest / scales)
+            rest = rest - numbers * scales
+            values = [
+                stored_value(f"{name}.{part}.{what}", np.ascontiguousarray(array), self.output, DATA)
+                for what, array in (("numbers", numbers.astype(np.int8)), ("scales", scales.astype(np.float32)))
+            ]
+            for value in values:
+                self.graph.initializers.add(value)
+            made.append((values[0], values[1]))
+        return made

@@ -40,6 +40,9 @@ def test_a_plain_spec_passes() -> None:
         ("quantization", {"mxint8_kv_cache": True}, "quantization.mxint8_kv_cache"),
         ("quantization", {"method": "int8", "bits": 4}, "quantization.bits"),
         ("quantization", {"method": "int8", "block_size": 48}, "quantization.block_size"),
+        ("quantization", {"method": "int8", "attention_block_size": 48}, "quantization.attention_block_size"),
+        ("quantization", {"method": "int4", "attention_bits": 6}, "quantization.attention_bits"),
+        ("quantization", {"method": "fp8", "attention_bits": 8}, "quantization.attention_bits"),
         ("specialization", {"comp_ctx_lengths_prefill": (64,)}, "specialization.comp_ctx_lengths_prefill"),
         ("specialization", {"comp_ctx_lengths_decode": (64,)}, "specialization.comp_ctx_lengths_decode"),
         ("specialization", {"prefill_only": True}, "specialization.prefill_only"),
@@ -75,13 +78,41 @@ def test_the_fast_profile_adds_a_form_for_prompts_to_quantized_packages_and_take
     assert [step.name for step in steps(fast, "export")] == ["lower", "package"]
     made = {step.name: step for step in steps(quantized, "export")}
     assert list(made) == ["quantize", "lower", "quantize[prefill]", "lower[prefill]", "package"]
-    assert made["quantize"].params["block_size"] == 128
+    words = ("block_size", "attention_bits", "attention_block_size")
+    assert [made["quantize"].params[word] for word in words] == [256, 8, 128]
     assert made["package"].inputs["prefill"] == "lower[prefill]"
     said = replace(quantized, quantization=replace(quantized.quantization, block_size=32))
     assert steps(said, "export")[0].params["block_size"] == 32
 
 
-@pytest.mark.parametrize(("method", "bits", "block_size"), [("gptq", None, 256), ("gptq", 8, 128), ("hqq", None, 128)])
+def test_what_serves_attention_is_finer_where_no_text_makes_up_for_large_blocks() -> None:
+    fast = with_said("options", profile="fast")
+    quantized = replace(fast, quantization=QuantizationSpec(method="int8"))
+
+    made = {step.name: step.params for step in steps(quantized, "export")}
+
+    assert (made["quantize"]["block_size"], made["quantize"]["attention_block_size"]) == (128, 16)
+    assert "attention_bits" not in made["quantize"]
+    assert made["quantize[prefill]"]["attention"] == "two"
+
+
+def test_the_form_for_prompts_is_simple_where_decoding_loses_more() -> None:
+    fast = with_said("options", profile="fast")
+
+    made = {step.name: step for step in steps(replace(fast, quantization=QuantizationSpec(method="gptq")), "export")}
+
+    assert made["quantize[prefill]"].params["attention"] == "one"
+
+
+def test_weights_are_stored_a_second_time_only_when_asked() -> None:
+    (_, plain), (_, packed) = steps(SPEC, "export"), steps(with_said("options", prepacked=True), "export")
+
+    assert "prepack" not in plain.params
+    assert packed.params["prepack"].endswith(".prepack")
+    assert "onnxruntime" in packed.tools
+
+
+@pytest.mark.parametrize(("method", "bits", "block_size"), [("gptq", None, 256), ("gptq", 8, 128), ("hqq", None, 256)])
 def test_blocks_are_largest_where_a_text_makes_up_for_it(method: str, bits: int | None, block_size: int) -> None:
     fast = with_said("options", profile="fast")
     quantized = replace(fast, quantization=QuantizationSpec(method=method, bits=bits))

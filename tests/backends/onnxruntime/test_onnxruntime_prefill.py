@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from decoder_steps import build, generate
@@ -49,6 +51,14 @@ def test_a_prompt_is_read_in_the_form_for_prompts_and_decoded_from_the_same_cach
     for found, other, wanted in zip(ours, others, truth, strict=True):
         assert np.sqrt(np.square(found - wanted).mean()) < 0.08 * wanted.std()
         assert (found != other).any()
+
+
+def test_what_serves_attention_is_nearer_in_two_numbers(decoder: Decoder, tmp_path: Path, fast: Package) -> None:
+    two = build(decoder, tmp_path, quantization=WORDS, prefill=True, numbers="two")
+
+    truth = decoder.logits([*PROMPT, 30])[-2]
+    lost = [np.square(say(package, PROMPT, 30)[0] - truth).mean() for package in (two, fast)]
+    assert lost[0] < lost[1]
 
 
 def test_a_short_prompt_is_read_by_the_weights_that_decode(fast: Package, plain: Package) -> None:
