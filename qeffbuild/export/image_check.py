@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from qeffbuild.export.adapted import adapted
-from qeffbuild.export.interfaces import AttentionChoice, interfaces, use
+from qeffbuild.export.interfaces import AttentionChoice, interfaces, use, use_its_own
 from qeffbuild.export.language import Language
 from qeffbuild.export.recipes import Recipe
 from qeffbuild.export.selfcheck import TOLERANCE, Disagreement
@@ -49,7 +49,7 @@ class Expected:
 @torch.no_grad()
 def reference(model: Any, picture: Picture) -> Expected:
     """PyTorch's own answers, all tokens at once and without a cache."""
-    use(model, "eager")
+    use_its_own(model)
     rows, is_listed = [], False
     for number, (before, after) in enumerate(zip(BEFORE, AFTER, strict=True)):
         pixels = picture.pixels * (1 - 0.4 * number)

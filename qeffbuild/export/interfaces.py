@@ -175,11 +175,16 @@ def interfaces(choice: AttentionChoice) -> Iterator[None]:
             table.update(entries)
 
 
-def use(model: nn.Module, implementation: str) -> None:
+def use(model: nn.Module, implementation: str, experts: str = NAME) -> None:
     """Let every part of the model look its attention up under `implementation`, and its experts under our name."""
     for config in configs(model):
         config._attn_implementation_internal = implementation
-        config._experts_implementation_internal = NAME
+        config._experts_implementation_internal = experts
+
+
+def use_its_own(model: nn.Module) -> None:
+    """The model computes as it was written, without the tables that `interfaces` fills."""
+    use(model, "eager", experts="eager")
 
 
 def configs(model: nn.Module) -> Iterator[Any]:

@@ -17,6 +17,7 @@ from torch import nn
 
 from qeffbuild.export.cache import flat_states, retained_cache
 from qeffbuild.export.decoder import Decoder, _gather
+from qeffbuild.export.loops import token_by_token
 from qeffbuild.export.recipes import Recipe
 from qeffbuild.export.states import CacheForm, accepts
 from qeffbuild.export.vision import DEEPSTACK, EMBEDDINGS, stacked_layers
@@ -79,6 +80,7 @@ class Language(Decoder):
             _for_every_token(),
             _unchecked(self.model),
             _replacing(self.replaced),
+            token_by_token(self.model, self.form, cache),
             self._chosen_rows(logits_index) as chosen,
         ):
             logits = self.model(input_ids=input_ids, **arguments).logits

@@ -16,7 +16,7 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from qeffbuild.export.adapted import adapted
 from qeffbuild.export.cache import flat_states, retained_cache
-from qeffbuild.export.interfaces import interfaces, use
+from qeffbuild.export.interfaces import interfaces, use, use_its_own
 from qeffbuild.export.modules import AnyAttention, Traceable
 from qeffbuild.export.positions import true_positions
 from qeffbuild.export.states import CacheForm, StateSpec, accepts
@@ -70,7 +70,7 @@ def error(model: Any, made: tuple[Traceable, ...], attention: str, choice: AnyAt
     decoder, encoder = made
     given = _example(model, encoder)
     tokens = (torch.arange(9) * 37 + 20)[None].repeat(2, 1) % 200 + torch.tensor([[0], [7]])
-    use(model, "eager")
+    use_its_own(model)
     arguments = dict(zip((tensor.name for tensor in encoder.inputs), given, strict=True))
     expected = model(**arguments, decoder_input_ids=tokens, use_cache=False).logits
     use(model, attention)

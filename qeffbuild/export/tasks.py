@@ -22,7 +22,7 @@ from qeffbuild.export import skeleton, weights
 from qeffbuild.export.adapted import adapted
 from qeffbuild.export.encoder import classifier, embedder, listener
 from qeffbuild.export.finish import finish
-from qeffbuild.export.interfaces import interfaces, use
+from qeffbuild.export.interfaces import interfaces, use, use_its_own
 from qeffbuild.export.modules import AnyAttention, Traceable, signature_of, to_graph
 from qeffbuild.export.neutral import Progress, _silent
 from qeffbuild.export.reasons import explain
@@ -215,7 +215,7 @@ def _error_at_once(model: Any, graphs: tuple[Traceable, ...], attention: str, ch
     (asked,) = graphs
     is_sound = asked.inputs[0].dtype == "float32"
     rows = _sounds() if is_sound else _texts(asked)
-    use(model, "eager")
+    use_its_own(model)
     with adapted(model):
         expected = [asked.module(*row)[0] for row in rows]
     use(model, attention)

@@ -175,13 +175,13 @@ def _attending(model: nn.Module, attention: str, own: Mapping[type[nn.Module], C
     patched = {cls: cls.forward for cls in own}
     for cls, forward in own.items():
         cls.forward = forward
-    chosen = [(config, config._attn_implementation_internal) for config in configs(model)]
+    chosen = [(c, c._attn_implementation_internal, c._experts_implementation_internal) for c in configs(model)]
     use(model, attention)
     try:
         yield
     finally:
-        for config, name in chosen:
-            config._attn_implementation_internal = name
+        for config, name, experts in chosen:
+            config._attn_implementation_internal, config._experts_implementation_internal = name, experts
         for cls, forward in patched.items():
             cls.forward = forward
         for table, entries in zip(tables, before, strict=True):

@@ -22,8 +22,16 @@ _EYE: dict[str, Any] = {
     "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": _LAYERS, "num_attention_heads": 4,
     "image_size": 16, "patch_size": 4,
 }  # fmt: skip
+_SIGLIP = {**_EYE, "model_type": "siglip_vision_model", "vision_use_head": False}
 _CLIP = {**_EYE, "model_type": "clip_vision_model", "projection_dim": 32}
+_LINEAR: dict[str, Any] = {
+    "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 16, "linear_value_head_dim": 16,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+}  # fmt: skip
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 _MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
+_HALF = {**_MROPE, "partial_rotary_factor": 0.5}
+_TILINGS = [[16, 32], [32, 16], [32, 32]]
 _SQUARE = {"height": 16, "width": 16}
 _IMAGE = {"image": "<image>"}
 
@@ -51,13 +59,13 @@ def _llava(text: str, cutter: str, **more: Any) -> _Family:
     )
 
 
-def _qwen(vision: Mapping[str, Any]) -> _Family:
+def _qwen(vision: Mapping[str, Any], **text: Any) -> _Family:
     tokens = {"vision_start": "<|vision_start|>", "vision_end": "<|vision_end|>"}
     tokens |= {"image": "<|image_pad|>", "video": "<|video_pad|>"}
     eye = {"depth": _LAYERS, "num_heads": 4, "patch_size": 4, "spatial_merge_size": 2, **vision}
     merged = (2 * 4) ** 2  # pixels that become one token
     return _Family(
-        config={"vision_config": eye, "text_config": {**_TEXT, "rope_parameters": _MROPE}},
+        config={"vision_config": eye, "text_config": {**_TEXT, "rope_parameters": _MROPE, **text}},
         tokens=tokens,
         ids={f"{name}_token_id": name for name in tokens},
         cutter="Qwen2VLImageProcessorPil",
@@ -123,18 +131,75 @@ def _mistral3() -> _Family:
     )
 
 
+def _aya_vision() -> _Family:
+    text = {"model_type": "cohere2", **_TEXT, "sliding_window": 12}
+    text |= {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+    tokens = {**_IMAGE, "start_of_img": "<|START_OF_IMG|>", "end_of_img": "<|END_OF_IMG|>"}
+    tokens |= {"img_patch": "<|IMG_PATCH|>", "img_line_break": "<|IMG_LINE_BREAK|>"}
+    tokens |= {"tile": "TILE", "tile_global": "TILE_GLOBAL"}
+    sizes = {"downsample_factor": 2, "alignment_intermediate_size": 32}
+    return _Family(
+        config={"vision_config": _SIGLIP, "text_config": text, **sizes},
+        tokens=tokens,
+        ids={"image_token_index": "img_patch"},
+        cutter="GotOcr2ImageProcessorPil",
+        cutting={"size": _SQUARE, "crop_to_patches": True, "min_patches": 1, "max_patches": 4},
+        processor={"patch_size": 4, "img_size": 16, "downsample_factor": 2},
+    )
+
+
+def _llava_onevision() -> _Family:
+    tiled = {"image_grid_pinpoints": _TILINGS, "vision_aspect_ratio": "anyres_max_4", "vision_feature_layer": -1}
+    return _Family(
+        config={"vision_config": _SIGLIP, "text_config": {"model_type": "qwen2", **_TEXT}, **tiled},
+        tokens={**_IMAGE, "video": "<video>"},
+        ids={"image_token_index": "image", "video_token_index": "video"},
+        cutter="LlavaOnevisionImageProcessorPil",
+        cutting={"size": _SQUARE, "image_grid_pinpoints": _TILINGS},
+        processor={
+            "num_image_tokens": 16,
+            "vision_feature_select_strategy": "full",
+            "vision_aspect_ratio": "anyres_max_4",
+        },
+    )
+
+
+def _glm4v() -> _Family:
+    eye = {"depth": _LAYERS, "num_heads": 4, "patch_size": 4, "spatial_merge_size": 2, "image_size": 16, **_OUT}
+    named = ("image_start", "image_end", "video_start", "video_end", "image", "video")
+    words = ("begin_of_image", "end_of_image", "begin_of_video", "end_of_video", "image", "video")
+    return _Family(
+        config={
+            "vision_config": eye,
+            "text_config": {**_TEXT, "rope_parameters": {**_HALF, "mrope_section": [1, 1, 2]}},
+        },
+        tokens={name: f"<|{word}|>" for name, word in zip(named, words, strict=True)},
+        ids={f"{name}_token_id": name for name in named},
+        cutter="Glm4vImageProcessorPil",
+        cutting={"patch_size": 4, "size": {"shortest_edge": 4 * 64, "longest_edge": 48 * 64}},
+    )
+
+
 _OUT = {"hidden_size": 32, "out_hidden_size": 64, "intermediate_size": 64}
 _FAMILIES: Mapping[str, _Family] = {
+    "aya_vision": _aya_vision(),
     "gemma3": _gemma3(),
+    "glm4v": _glm4v(),
     "idefics3": _idefics("Idefics3ImageProcessorPil"),
     "internvl": _internvl(),
     "llava": _llava("llama", "CLIPImageProcessorPil"),
-    "llava_next": _llava("mistral", "LlavaNextImageProcessorPil", image_grid_pinpoints=[[16, 32], [32, 16], [32, 32]]),
+    "llava_next": _llava("mistral", "LlavaNextImageProcessorPil", image_grid_pinpoints=_TILINGS),
+    "llava_onevision": _llava_onevision(),
     "mistral3": _mistral3(),
     "qwen2_5_vl": _qwen({**_OUT, "window_size": 16, "fullatt_block_indexes": [1]}),
     "qwen2_vl": _qwen({"embed_dim": 32, "hidden_size": 64, "mlp_ratio": 2}),
+    "qwen3_5": _qwen(
+        {**_OUT, "num_position_embeddings": 64}, **_LINEAR, rope_parameters={**_HALF, "mrope_section": [2, 1, 1]}
+    ),
     "qwen3_vl": _qwen({**_OUT, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 2]}),
+    "qwen3_vl_moe": _qwen({**_OUT, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 2]}, **_EXPERTS),
     "smolvlm": _idefics("SmolVLMImageProcessorPil"),
+    "vipllava": _llava("llama", "CLIPImageProcessorPil", vision_feature_layers=[-2, -3, 1]),
 }
 FAMILIES = tuple(_FAMILIES)
 
