@@ -13,9 +13,18 @@ from qeffbuild.spec.types import BuildSpec
 _ROOM = "qeffbuild.backends.onnxruntime"
 _SESSION = f"{_ROOM}.session"  # packaging ends with a run in it
 _PREPACK = f"{_ROOM}.prepack"
-_BLOCKS = 128
-_LARGE_BLOCKS = 256  # of 4 bits: a fifth faster again, at a loss that must be made good
-_SMALL_BLOCKS = 16  # of 8 bits, where attention is served
+# By profile, bits, and whether a text makes good what large blocks lose: what a spec that says nothing of it gets.
+_BLOCKS: dict[tuple[str, int, str], dict[str, int]] = {
+    ("accurate", 8, "none"): {"block_size": 32, "attention_block_size": 16},
+    ("small", 8, "none"): {"block_size": 128},
+    ("small", 8, "text"): {"block_size": 128},
+    ("small", 4, "none"): {"block_size": 128},
+    ("small", 4, "text"): {"block_size": 256},
+    ("fast", 8, "none"): {"block_size": 128, "attention_block_size": 32},
+    ("fast", 8, "text"): {"block_size": 128},
+    ("fast", 4, "none"): {"block_size": 256, "attention_bits": 8, "attention_block_size": 128},
+    ("fast", 4, "text"): {"block_size": 256},
+}
 _GRAPH_CODE = ("qeffbuild.graph", "qeffbuild.graphs", "qeffbuild.signature")
 _GRAPH_TOOLS = ("ml-dtypes", "numpy", "onnx", "onnx-ir")
 
@@ -40,16 +49,11 @@ def _with_blocks(spec: BuildSpec) -> BuildSpec:
     weights into and out of attention, whose errors stay in the cache.
     """
     asked, profile = spec.quantization, spec.backend.options.profile
-    said = (asked.block_size, asked.attention_block_size, asked.attention_bits)
-    if profile == "accurate" or not quantizers.makes_blocks(asked) or any(said):
+    if any((asked.block_size, asked.attention_block_size, asked.attention_bits)) or not quantizers.makes_blocks(asked):
         return spec
     method = quantizers.find(asked.method)
-    is_calibrated, bits = method.CALIBRATED, asked.bits or method.BITS
-    chosen: dict[str, Any] = {"block_size": _LARGE_BLOCKS if is_calibrated and bits == 4 else _BLOCKS}
-    if profile == "fast" and not is_calibrated and asked.budget is None:
-        eight = {"block_size": _BLOCKS, "attention_block_size": _SMALL_BLOCKS}
-        four = {"block_size": _LARGE_BLOCKS, "attention_bits": 8, "attention_block_size": _BLOCKS}
-        chosen = eight if bits == 8 else four
+    form = "text" if method.CALIBRATED or asked.budget is not None else "none"
+    chosen: dict[str, Any] = _BLOCKS.get((profile, asked.bits or method.BITS, form), {})
     return replace(spec, quantization=replace(asked, **chosen))
 
 

@@ -91,9 +91,28 @@ def test_what_serves_attention_is_finer_where_no_text_makes_up_for_large_blocks(
 
     made = {step.name: step.params for step in steps(quantized, "export")}
 
-    assert (made["quantize"]["block_size"], made["quantize"]["attention_block_size"]) == (128, 16)
+    assert (made["quantize"]["block_size"], made["quantize"]["attention_block_size"]) == (128, 32)
     assert "attention_bits" not in made["quantize"]
     assert made["quantize[prefill]"]["attention"] == "two"
+
+
+@pytest.mark.parametrize(
+    ("said", "forms"),
+    [
+        ({}, (32, 16)),
+        ({"block_size": 128}, (128, None)),
+        ({"attention_block_size": 64}, (32, 64)),
+        ({"method": "gptq"}, (128, None)),
+    ],
+)
+def test_accuracy_means_small_blocks_unless_something_is_said_of_them(
+    said: dict[str, Any], forms: tuple[int, int | None]
+) -> None:
+    words = {"method": "int8", "bits": 8, **said}
+
+    params = steps(with_said("quantization", **words), "export")[0].params
+
+    assert (params["block_size"], params.get("attention_block_size")) == forms
 
 
 def test_the_form_for_prompts_is_simple_where_decoding_loses_more() -> None:
