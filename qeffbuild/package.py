@@ -140,6 +140,7 @@ def model_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     config = facts["config"]
     said = {**config.get("text_config", {}), **config, **(facts["generation_config"] or {})}
     eos = said.get("eos_token_id")
+    ends = eos if isinstance(eos, list) else [] if eos is None else [eos]
     # GPT-2's and MPT's words for the longest context; whoever has none says nothing of it.
     lengths = ("max_position_embeddings", "n_positions", "max_seq_len", "max_target_positions")
     longest = next((said[key] for key in lengths if key in said), None)
@@ -147,7 +148,7 @@ def model_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
         "model_type": config["model_type"],
         "name": next(iter(config.get("architectures") or [config["model_type"]])),
         "vocab_size": said.get("vocab_size"),
-        "eos_token_id": eos if isinstance(eos, list) else [] if eos is None else [eos],
+        "eos_token_id": [token for token in ends if said.get("vocab_size") is None or token < said["vocab_size"]],
         "bos_token_id": said.get("bos_token_id"),
         "pad_token_id": said.get("pad_token_id"),
         "max_position_embeddings": longest,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Mapping
 from hashlib import sha256
@@ -11,6 +12,8 @@ from typing import Any
 
 from qeffbuild.errors import ModelError
 from qeffbuild.models.facts import Facts
+
+log = logging.getLogger(__name__)
 
 # Any of these holds a vocabulary; the other tokenizer files only describe one.
 _VOCABULARIES = (
@@ -53,7 +56,10 @@ def refuse_misfit(folder: Path, tokenizer: Any, facts: Facts) -> None:
             raise ModelError("model.tokenizer", f"{name}_token {said!r:.40} is no token", where=str(folder))
         if size is not None and isinstance(said_id, int) and not -1 <= said_id < size:
             found = f"config.json: {name}_token_id is {said_id}, but vocab_size is {size}"
-            raise ModelError("model.tokenizer", found, where=str(folder))
+            if name == "pad":
+                raise ModelError("model.tokenizer", found, where=str(folder))
+            # A family's default beside a smaller vocabulary: transformers takes it for no token, too.
+            log.warning("%s: no text begins or ends by it", found)
 
 
 _FILES = frozenset(

@@ -12,6 +12,7 @@ from qeffbuild.actions import check, fetch
 from qeffbuild.errors import QeffBuildError
 from qeffbuild.executor.work import Work
 from qeffbuild.models import DEMO
+from qeffbuild.package import model_facts
 
 PARAMS: dict[str, Any] = {
     "seq_len": [], "trust_remote_code": False, "allow_pickle": False, "allow_nonfinite": False,
@@ -146,6 +147,17 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(folder: Path) ->
     assert problem.kind == "model.tokenizer"
     assert "<extra>" in problem.message
     assert "2048" in problem.message
+
+
+def test_an_end_of_text_beyond_the_vocabulary_is_a_familys_default_and_ends_nothing(folder: Path, caplog: Any) -> None:
+    configure(folder, bos_token_id=50256, eos_token_id=50256)
+
+    checked(folder)
+
+    assert "eos_token_id is 50256" in caplog.text
+    facts = json.loads((folder.parent / "fetched" / "facts.json").read_text())
+    facts["generation_config"] = None
+    assert model_facts(facts)["eos_token_id"] == []
 
 
 def test_a_padding_token_beyond_the_vocabulary_is_refused(folder: Path) -> None:
