@@ -92,6 +92,7 @@ _CORRECTIONS: Mapping[str, Mapping[str, Any]] = {
     "rwkv": {"attention_hidden_size": 128},
     "xlstm": {"num_heads": 2, "qk_dim_factor": 0.5, "v_dim_factor": 1.0},
     "xlm": {"causal": True},
+    "xlnet": {"attn_type": "uni"},  # by default a token sees those behind it, too
     "xmod": {"default_language": "en_XX"},
     "zamba": {
         "num_hidden_layers": 4,
