@@ -160,7 +160,8 @@ def _small(said: Mapping[str, Any], config: Any, code: Path | None) -> _Small:
 
 def _form(model: Any) -> CacheForm | NoStates:
     try:
-        return probe(model)
+        with adapted(model):
+            return probe(model)
     except NoStates as reason:
         return reason
     except Exception as reason:  # the model runs, but not with a cache of its own

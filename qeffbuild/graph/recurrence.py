@@ -225,14 +225,7 @@ class Recurrence:
         if self.all is None:
             emit, rank = self.emit, len(self.said.sizes)
             axes = tuple(range(1, rank))
-            decay = emit(
-                "Exp",
-                folded(
-                    emit,
-                    "Add",
-                    [self.placing.along(self.reader.logarithm(f), f, axes) for f in self.said.whole[0].factors],
-                ),
-            )
+            decay = self.placing.elements(self.said.whole[0], axes)
             written = folded(emit, "Add", [self.placing.elements(product, axes) for product in self.said.free])
             full = emit("Concat", self.chunk.extent, emit("Shape", self.before, start=1), axis=0)
             self.all = self._one_by_one(emit("Expand", decay, full), emit("Expand", written, full))

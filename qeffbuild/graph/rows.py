@@ -228,7 +228,7 @@ class Rows:
         node = factor.value.producer()
         while node is not None and node.op_type == "Identity" and node.inputs[0] is not None:
             node = node.inputs[0].producer()
-        if node is None or node.op_type != "Mul" or factor.value not in self.rows:
+        if node is None or factor.value not in self.rows or not (node.op_type == "Mul" or _is_outer(node)):
             return None
         rank, parts = len(factor.dims), []
         for value in node.inputs:
@@ -260,6 +260,14 @@ class Rows:
                 return self.emit(node.op_type, self._log(source), *rest, **_attributes(node))
             return self._log(source)  # the same elements in the same order
         raise NotLinear(f"a decay by {node.op_type}, which may be negative")
+
+
+def _is_outer(node: ir.Node) -> bool:
+    """Whether a product of matrices is one of columns with rows: no more than a product that spreads."""
+    if node.op_type != "MatMul":
+        return False
+    left, right = (shape_of(value) or () for value in node.inputs)
+    return len(left) > 1 and len(right) > 1 and left[-1] == right[-2] == 1
 
 
 def _counts(index: ir.Value | None) -> bool:

@@ -6,14 +6,18 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from qeffbuild.graph.files import load_graph
+from qeffbuild.graph.loops import lower_loops
 from qeffbuild.models.tiny import tiny_config
 
-# State-space layers alone; gated delta rule, convolutions, and each of them beside attention.
-FAMILIES = ("mamba", "mamba2", "qwen3_next", "lfm2", "jamba", "zaya")
+# State-space layers alone; gated delta rule, convolutions, lightning attention, and each of them beside attention.
+FAMILIES = ("mamba", "mamba2", "qwen3_next", "lfm2", "minimax", "jamba", "kimi_linear", "zaya")
 MARKS = {
     "mamba2": pytest.mark.slow,
     "qwen3_next": pytest.mark.slow,
+    "minimax": pytest.mark.slow,
     "jamba": pytest.mark.long,
+    "kimi_linear": pytest.mark.long,
     "zaya": pytest.mark.long,
 }
 ROWS = ([17, 230, 41, 99, 3, 180, 64, 7, 121, 55, 210], [140, 9, 77, 201])
@@ -40,6 +44,16 @@ def test_a_recurrent_model_says_what_pytorch_says(exported_config, model_type):
         for row, length in enumerate(lengths):
             assert error(logits[row], wanted[row][length + step], wanted[row]) < 1e-4
             assert logits[row].argmax() == wanted[row][length + step].argmax()
+
+
+@pytest.mark.parametrize("model_type", [pytest.param(name, marks=MARKS.get(name, ())) for name in FAMILIES])
+def test_every_loop_goes_by_chunks(exported_config, model_type):
+    made = exported_config(tiny_config(model_type, 256, 2))
+
+    said = lower_loops(load_graph(made.folder / "graph.onnx").graph)
+
+    assert said.by_chunks
+    assert not said.token_by_token
 
 
 def test_a_new_text_finds_no_trace_of_the_one_before(exported_config):
