@@ -54,6 +54,10 @@ class Emitter:
     def place(self, before: ir.Node) -> None:
         self.graph.insert_before(before, self.waiting())
 
+    def has_made(self, value: ir.Value) -> bool:
+        """Whether a node that waits makes the value."""
+        return value.producer() in self._waiting
+
     def waiting(self) -> list[ir.Node]:
         """The nodes that are in no graph yet; the caller finds them a place."""
         nodes, self._waiting = self._waiting, []

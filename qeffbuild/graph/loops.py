@@ -193,7 +193,8 @@ def _turn(graph: ir.Graph, loop: _Loop, number: int) -> ir.Graph:
     position = emit("Squeeze", loop.position_ids, [1])
     ones = {mark.outputs[0]: _there(mark.inputs[0]) for mark in loop.turns}
     outs = _one_turn(emit, loop, befores, position, ones, "single")
-    outs = [emit("Identity", out) for out in outs]
+    # A branch has to make what it gives.
+    outs = [out if emit.has_made(out) else emit("Identity", out) for out in outs]
     for value, mark in zip(outs, [*loop.states, *loop.ends], strict=True):
         value.type = mark.outputs[0].type
     return ir.Graph([], outs, nodes=emit.waiting(), name=f"loop.{number}.single")

@@ -169,6 +169,9 @@ class Rows:
             return self._same(node, node.inputs[2])  # type: ignore[arg-type]
         if node.op_type == "Expand":
             return self._expand(node)
+        if (axis := _only_one(node)) is not None:
+            row = self.emit("Squeeze", self._full(node.inputs[0]), [axis])  # type: ignore[arg-type]
+            return self._made(node, row, shape_of(node.outputs[0]))
         values = [value for value in node.inputs if value is not None]
         if node.op_type in (SAME - {"Softmax"}) | SPREAD | COMPARE:
             shapes = [self._shape(value) for value in values]
@@ -268,6 +271,17 @@ def _is_outer(node: ir.Node) -> bool:
         return False
     left, right = (shape_of(value) or () for value in node.inputs)
     return len(left) > 1 and len(right) > 1 and left[-1] == right[-2] == 1
+
+
+def _only_one(node: ir.Node) -> int | None:
+    """The axis along which the operator takes the only element that there is: a view, and no gathering."""
+    if node.op_type != "Gather":
+        return None
+    shape, index = shape_of(node.inputs[0]), constant_of(node.inputs[1])
+    if shape is None or index is None or index.ndim:
+        return None
+    axis = node.attributes["axis"].as_int() % len(shape) if "axis" in node.attributes else 0
+    return axis if shape[axis] == 1 else None
 
 
 def _counts(index: ir.Value | None) -> bool:
