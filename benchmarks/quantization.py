@@ -15,8 +15,9 @@ import sys
 SHAPE = ["specialization.ctx_len=512", "specialization.prefill_seq_len=128", "specialization.batch_size=4"]
 BLOCK = "quantization.block_size=128"
 BUILDS = (
-    "quantization=none", f"quantization=int8 {BLOCK}", f"quantization=int4 {BLOCK}",
+    "quantization=none", "quantization=int8", f"quantization=int8 {BLOCK}", f"quantization=int4 {BLOCK}",
     f"quantization=int4 {BLOCK} quantization.symmetric=false", "quantization=int4 quantization.block_size=32",
+    "quantization=int4 backend.profile=fast",
     f"quantization=hqq {BLOCK}", f"quantization=hqq {BLOCK} quantization.symmetric=false", f"quantization=awq {BLOCK}",
     f"quantization=awq {BLOCK} quantization.symmetric=false", f"quantization=gptq {BLOCK}",
     f"quantization=gptq {BLOCK} quantization.symmetric=false", "quantization=gptq quantization.block_size=32",
