@@ -42,7 +42,7 @@ VARIANTS = (
     _ours("int4 fast", "quantization=int4", FAST, bits=4),
     _ours("int4 fast, blocks of 256", "quantization=int4", "quantization.block_size=256", FAST, bits=4),
     _ours(
-        "the same, cache of 8 bits", "quantization=int4", "quantization.block_size=256", FAST,
+        "int4 fast, blocks of 256, int8 cache", "quantization=int4", "quantization.block_size=256", FAST,
         "quantization.kv_cache=int8", bits=4, models=(MIDDLE,),
     ),
     _ours("gptq fast", "quantization=gptq", FAST, bits=4, models=(SMALL,)),
