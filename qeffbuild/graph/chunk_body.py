@@ -50,8 +50,9 @@ class ChunkBody(Rows):
         try:
             for node in self.loop.nodes:
                 self._try(node)
-            lasts = [self._last(mark) for mark in self.loop.states]
-            return lasts + [self._result(mark) for mark in self.loop.ends]
+            # How a state is read tells which form it takes, so results come before what is left.
+            results = [self._result(mark) for mark in self.loop.ends]
+            return [self._last(mark) for mark in self.loop.states] + results
         except NotLinear as reason:
             raise NotChunked(str(reason)) from reason
 

@@ -16,6 +16,7 @@ BEGIN, END = frozenset({"Token", "StateIn"}), frozenset({"Tokens", "StateOut"})
 UNARY = frozenset({"Abs", "Cast", "Cos", "Erf", "Exp", "Gelu", "HardSwish", "Identity", "Log", "Neg", "Reciprocal"}) | {
     "Relu", "Sigmoid", "Sin", "Softplus", "Sqrt", "Tanh",
 }  # fmt: skip
+QUANTIZED = frozenset({"MatMulNBits", "MatMulIntegerToFloat"})  # products with weights, row by row
 BINARY = frozenset({"Add", "Div", "Max", "Min", "Mul", "Pow", "Sub", "Where"})
 
 
@@ -96,6 +97,9 @@ class _Hoist:
 
     def _acts_on_tokens(self, node: ir.Node, entering: Collection[ir.Value | None]) -> bool:
         """Whether the operation does to each token the same, whatever the others are; tokens are axis 1."""
+        if node.op_type in QUANTIZED:
+            x = node.inputs[0]
+            return x is not None and set(entering) == {x} and _rank(x) == 3 and _size(x, 1) == 1
         if node.domain != "" or any(_rank(value) is None for value in node.inputs if value is not None):
             return False
         rank = max((_rank(value) or 0 for value in entering), default=0)

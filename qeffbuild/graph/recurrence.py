@@ -248,14 +248,10 @@ class Recurrence:
     def last(self) -> ir.Value:
         """The state behind the chunk, in its own axes."""
         emit = self.emit
+        if self.key is None and self.all is None:
+            self._unread()
         if self.all is not None:
-            at = emit("Max", emit("Sub", self.chunk.count, 1), 0)
-            row = emit("Range", 0, emit("Squeeze", emit("Shape", at)), 1)
-            index = emit("Concat", emit("Unsqueeze", at, [1]), emit("Unsqueeze", row, [1]), axis=1)
-            none = emit("Unsqueeze", emit("Equal", self.chunk.count, 0), list(range(1, len(self.said.sizes))))
-            return emit("Where", none, self.before, emit("GatherND", self.all, index))
-        if self.key is None:
-            self.prepare(self.said.axis if self.said.axis is not None else len(self.said.sizes) - 1)
+            return self._last_of_all(self.all)
         # The last row of decays; where the chunk ends in padding, nothing decays any more.
         end = emit("Slice", self.to_each, [-1], [1 << 62], [2])
         between = emit("Slice", self.between, [-1], [1 << 62], [2])
@@ -265,6 +261,21 @@ class Recurrence:
         else:
             weighed, kept = emit("Mul", self.pT, between), emit("Mul", self._state(), end)
         return self._back(emit("Add", kept, emit("MatMul", weighed, self.w)))
+
+    def _unread(self) -> None:
+        """Nobody reads what the state becomes."""
+        try:
+            self.prepare(self.said.axis if self.said.axis is not None else len(self.said.sizes) - 1)
+        except NotLinear:
+            self.whole()
+
+    def _last_of_all(self, every: ir.Value) -> ir.Value:
+        emit = self.emit
+        at = emit("Max", emit("Sub", self.chunk.count, 1), 0)
+        row = emit("Range", 0, emit("Squeeze", emit("Shape", at)), 1)
+        index = emit("Concat", emit("Unsqueeze", at, [1]), emit("Unsqueeze", row, [1]), axis=1)
+        none = emit("Unsqueeze", emit("Equal", self.chunk.count, 0), list(range(1, len(self.said.sizes))))
+        return emit("Where", none, self.before, emit("GatherND", every, index))
 
     # Axes -----------------------------------------------------------------------------------------------------------
 

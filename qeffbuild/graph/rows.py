@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qeffbuild.graph.emit import Emitter
+from qeffbuild.graph.hoist import QUANTIZED
 from qeffbuild.graph.linear import Factor, NotLinear
 from qeffbuild.graph.shapes import COMPARE, SAME, SPREAD, Shape, constant_of, shape_of, spread
 from qeffbuild.graph.windows import Sequences, Shifted, Window
@@ -163,7 +164,9 @@ class Rows:
 
     def _copy(self, node: ir.Node) -> None:
         """The same operator on rows, narrow where it acts on elements."""
-        if node.domain != "" or any(attribute.type == ir.AttributeType.GRAPH for attribute in node.attributes.values()):
+        if (node.domain != "" and node.op_type not in QUANTIZED) or any(
+            attribute.type == ir.AttributeType.GRAPH for attribute in node.attributes.values()
+        ):
             raise NotChunked(f"{node.domain or 'ai.onnx'}::{node.op_type}")
         if self._overwrites(node):
             return self._same(node, node.inputs[2])  # type: ignore[arg-type]
@@ -184,7 +187,7 @@ class Rows:
             shape, inputs = tuple(made), [self.row_of(value) for value in values]
         else:
             shape, inputs = None, [None if value is None else self._full(value) for value in node.inputs]
-        made_by = self.emit.several(node.op_type, len(node.outputs), *inputs, **_attributes(node))
+        made_by = self.emit.several(node.op_type, len(node.outputs), *inputs, domain=node.domain, **_attributes(node))
         for old, new in zip(node.outputs, made_by, strict=True):
             new.type = old.type
             self.rows[old] = new

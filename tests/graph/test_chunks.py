@@ -131,6 +131,14 @@ def remembering() -> ir.Model:
     return turn.model(turn.shaped(turn.emit("Sub", x, turn.begin(0)), ["B", VALUES]), x)
 
 
+def averaging() -> ir.Model:
+    """S' = (S + x) / 2, which is the result: no axis is summed along."""
+    turn = Turn((VALUES,), states=((VALUES,),))
+    half = turn.emit("Mul", turn.emit("Add", turn.begin(0), turn.token(0)), np.float32(0.5))
+    new = turn.shaped(half, ["B", VALUES])
+    return turn.model(new, new)
+
+
 def bending() -> ir.Model:
     """S' = tanh(S + x): no algebra makes one step of many."""
     turn = Turn((VALUES,), states=((VALUES,),))
@@ -145,6 +153,7 @@ KINDS = {
     "selective": selective,
     "shifting": shifting,
     "remembering": remembering,
+    "averaging": averaging,
 }
 
 
@@ -223,3 +232,15 @@ def test_no_loop_by_chunks_has_a_product_of_single_tokens():
 
     assert not any(node.op_type == "Scan" for node in body)
     assert sum(node.op_type == "MatMul" for node in body) > 5
+
+
+def test_a_quantized_product_is_done_for_all_tokens_at_once():
+    turn = Turn((32,), states=((32,),))
+    weights = [np.zeros((32, 1, 16), np.uint8), np.ones((32, 1), np.float32)]
+    one = turn.shaped(turn.emit("Unsqueeze", turn.token(0), [1]), ["B", 1, 32])
+    product = turn.emit("MatMulNBits", one, *weights, domain="com.microsoft", K=32, N=32, bits=4, block_size=32)
+    x = turn.emit("Squeeze", turn.shaped(product, ["B", 1, 32]), [1])
+    new = turn.shaped(turn.emit("Add", turn.emit("Mul", turn.begin(0), np.float32(0.5)), x), ["B", 32])
+    model = turn.model(new, new)
+
+    assert lower_loops(model.graph).as_json() == {"by_chunks": 1, "token_by_token": {}}
