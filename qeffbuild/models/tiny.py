@@ -137,9 +137,17 @@ def tiny_config(model_type: str, vocab_size: int, end: int, task: str = CAUSAL) 
 
 
 def _of_text(whole: Any) -> Any:
-    """The language model's own class of configuration, where it is a causal language model by itself."""
-    text = type(whole.get_text_config(decoder=True))
-    return text if text.model_type in classes(CAUSAL) else type(whole)
+    """The language model's own class of configuration, where it is a causal language model by itself.
+
+    A class for text alone that is made of the whole configuration is no part of anything.
+    """
+    import transformers
+
+    name, text = classes(CAUSAL).get(whole.model_type, ""), type(whole.get_text_config(decoder=True))
+    made_of = getattr(getattr(transformers, name, None), "config_class", None)
+    if text.model_type not in classes(CAUSAL) or (made_of is type(whole) and name.endswith("ForCausalLM")):
+        return type(whole)
+    return text
 
 
 def write_tiny(folder: Path, model_type: str, *, seed: int, tokenizer: Path, task: str = "auto") -> None:

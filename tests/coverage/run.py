@@ -66,8 +66,10 @@ def in_a_process(model_type: str, limit: float, work: Callable[[str], str]) -> d
     child = os.fork()
     if child == 0:
         os.close(reading)
-        os.write(writing, work(model_type).encode())
-        os._exit(0)
+        try:
+            os.write(writing, work(model_type).encode())
+        finally:  # whatever was raised: what comes behind is the parent's
+            os._exit(0)
     os.close(writing)
     text = _read_until(reading, began + limit)
     if text is None:

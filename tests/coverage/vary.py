@@ -63,23 +63,25 @@ def passes(said: dict[str, Any]) -> bool:
 
 def varied(name: str) -> str:
     from check import as_json
-    from draw import TRIES, drawn
+    from draw import TRIES
 
     model_type, _, number = name.partition("#")
-    for attempt in range(TRIES):
+    for attempt in range(TRIES):  # type, number and attempt say which configuration it was
         said = varied_once(model_type, int(number), attempt)
         if said.stage not in IMPOSSIBLE and NOT_CAUSAL not in said.reason:
             break
     tried = {**json.loads(as_json(said)), "model_type": name, "attempt": attempt}
-    tried["config"] = drawn(model_type, int(number), attempt)[0]
     return json.dumps(tried, default=str)
 
 
 def varied_once(model_type: str, number: int, attempt: int) -> Any:
-    from check import check_configuration
+    from check import Check, check_configuration
     from draw import drawn, made
 
-    said, text = drawn(model_type, number, attempt)
+    try:
+        said, text = drawn(model_type, number, attempt)
+    except Exception as problem:  # not even the configuration that is varied can be made
+        return Check(model_type, reason=f"{type(problem).__name__}: {problem}".partition("\n")[0])
     with tempfile.TemporaryDirectory() as folder:
         return check_configuration(
             model_type,
