@@ -10,13 +10,14 @@ import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Thread
+from threading import Timer
 from time import thread_time
 
 _MAPS = Path("/proc/self/maps")
 _PAGE = 2 << 20
 _STEP = 16 * _PAGE
 _PATIENCE = 0.006  # seconds of a processor for a page: moving one takes 0.5 ms, making room for one some ms more
+_AFTER = 1.0  # seconds: what is still to be loaded comes first
 _COLLAPSE = 25  # MADV_COLLAPSE, Linux 6.1: now, not when the kernel finds time
 
 Regions = list[tuple[int, int]]
@@ -28,7 +29,9 @@ def large_pages() -> Iterator[None]:
     before = _anonymous()
     yield
     if before:
-        Thread(target=collapse, args=(list(_new(_anonymous(), before)),), daemon=True).start()
+        moving = Timer(_AFTER, collapse, (list(_new(_anonymous(), before)),))
+        moving.daemon = True
+        moving.start()
 
 
 def collapse(regions: Regions) -> None:
