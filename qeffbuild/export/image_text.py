@@ -35,6 +35,7 @@ from qeffbuild.export.shrink import MOST_PARAMETERS
 from qeffbuild.export.shrink_image import smaller
 from qeffbuild.export.states import CacheForm, StateSpec, probe
 from qeffbuild.export.vision import SEGMENTS, Picture, Vision, stacked_layers
+from qeffbuild.export.write import write
 from qeffbuild.graphs import place
 from qeffbuild.models.image_positions import RULE
 from qeffbuild.models.images import blank, described, processed, size_of
@@ -252,7 +253,7 @@ class _Skeleton:
         self.sources = weights.find_sources(self.model, stored)
         weights.untie(self.model, self.sources)
         self.names, self.buffers = weights.aliases(self.model), dict(self.model.named_buffers())
-        self.shapes = {name: self.model.get_parameter(name).shape for name in self.names}
+        self.shapes = weights.shapes_of(self.model)
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
         self.mode.cache_enabled = False
 
@@ -397,7 +398,7 @@ def _report(
 
 def _write(traced: Sequence[_Traced], report: Report, out: Path) -> None:
     for number, graph in enumerate(traced):
-        ir.save(graph.model, place(out, graph.signature, is_main=number == 0).graph)
+        write(graph.model, place(out, graph.signature, is_main=number == 0).graph)
     (out / "export.json").write_text(json.dumps(report.as_json(), indent=1, sort_keys=True) + "\n")
 
 

@@ -20,6 +20,7 @@ from torch import nn
 from qeffbuild.export.states import StateSpec
 
 SCOPES = "pkg.torch.onnx.name_scopes"
+SCALARS = (int, float, str, bool, type(None))
 NUMBERS = frozenset({"layer_idx", "layer_id", "layer_number", "seed", "training"})
 
 
@@ -41,7 +42,7 @@ class Layers:
     twins: tuple[tuple[int, int], ...]
 
     def name_on(self, name: str, old: int, new: int) -> str:
-        return re.sub(rf"(\.{re.escape(self.path)}\.){old}(\.)", rf"\g<1>{new}\g<2>", name)
+        return name.replace(f".{self.path}.{old}.", f".{self.path}.{new}.")
 
 
 def plan(model: Any, within: str = "", first: int = 1) -> Layers:
@@ -95,7 +96,7 @@ def _describe(layer: nn.Module) -> tuple[Any, ...]:
         scalars = tuple(
             (key, value)
             for key, value in sorted(vars(module).items())
-            if isinstance(value, int | float | str | bool | None) and key not in NUMBERS
+            if isinstance(value, SCALARS) and key not in NUMBERS
         )
         described.append((name, type(module), shapes, scalars))
     return tuple(described)
@@ -192,7 +193,7 @@ def _copy(node: ir.Node, copies: dict[ir.Value, ir.Value]) -> ir.Node:
     inputs = [value if value is None else copies.get(value, value) for value in node.inputs]
     outputs = [copies[value] if value in copies else _like(value, None) for value in node.outputs]
     copies.update(zip(node.outputs, outputs, strict=True))
-    return ir.Node(node.domain, node.op_type, inputs, list(node.attributes.values()), outputs=outputs)
+    return ir.Node(node.domain, node.op_type, inputs, node.attributes, outputs=outputs)
 
 
 class _Segments:

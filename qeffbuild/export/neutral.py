@@ -27,6 +27,7 @@ from qeffbuild.export.recipes import RECIPES, Recipe
 from qeffbuild.export.states import CacheForm, NoStates, StateSpec, probe, text_kept
 from qeffbuild.export.tidy import tidy
 from qeffbuild.export.trace import trace
+from qeffbuild.export.write import write
 from qeffbuild.signature import IoSignature, Tensor
 
 log = logging.getLogger(__name__)
@@ -86,12 +87,17 @@ def _silent(fraction: float, what: str) -> None:
 
 @contextlib.contextmanager
 def _settled() -> Iterator[None]:
-    """What was imported is no garbage: a collector that walks through it each time costs a sixth of an export."""
-    gc.freeze()
+    """No garbage is looked for: an export leaves little, and a collector would walk through all layers for it."""
+    was_collecting = gc.isenabled()
+    gc.disable()
+    gc.freeze()  # for torch, which collects by itself: what was imported is no garbage either
     try:
         yield
     finally:
+        gc.freeze()  # what is left counts as old, so that it is not walked through at once
         gc.unfreeze()
+        if was_collecting:
+            gc.enable()
 
 
 @_settled()
@@ -125,6 +131,7 @@ def export(
         except Exception as reason:
             log.debug("recipe %s failed", recipe.name, exc_info=True)
             rejected.append((recipe.name, explain(reason)))
+            gc.collect()
             continue
         progress(0.9, "writing")
         if recipe.recompute:
@@ -201,7 +208,7 @@ def _attempt(
     sources = weights.find_sources(model, stored)
     weights.untie(model, sources)
     names, buffers = weights.aliases(model), dict(model.named_buffers())
-    shapes = {name: model.get_parameter(name).shape for name in names}
+    shapes = weights.shapes_of(model)
     alike = layers.plan(model) if copying else None
     if alike is not None:
         layers.cut(model, alike)
@@ -276,7 +283,7 @@ def _report(
 
 
 def _write(graph: _Graph, report: Report, out: Path) -> None:
-    ir.save(graph.model, out / "graph.onnx")
+    write(graph.model, out / "graph.onnx")
     _signature(graph).save(out / "io.json")
     (out / "export.json").write_text(json.dumps(report.as_json(), indent=1, sort_keys=True) + "\n")
 

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.overrides import TorchFunctionMode
 from transformers import AutoModelForCausalLM
+from transformers.initialization import guard_torch_init_functions
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from qeffbuild.errors import ModelError
@@ -101,33 +101,43 @@ def _model(config: Any, make: Callable[[Any], Any]) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
-class _LargeOnMeta(TorchFunctionMode):
-    """Experts of one layer can be more than a machine's memory; what is `empty` becomes a parameter."""
+@contextlib.contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Inside the block parameters have no memory, and nobody draws the numbers that they would hold."""
+    register, register_buffer, empty = nn.Module.register_parameter, nn.Module.register_buffer, torch.empty
+    done = "_is_hf_initialized"  # transformers' own word: of a parameter, or of all that a module holds
 
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = dict(kwargs or {})
-        if function is torch.empty and made.get("device") is None:
-            made["device"] = "meta" if _count(args) > _MOST_NUMBERS else None
-        return function(*args, **made)
+    def on_meta(self: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if parameter is not None:
+            if parameter.device.type != "meta":
+                parameter = nn.Parameter(parameter.to("meta"), requires_grad=False)
+            setattr(parameter, done, True)
+            if not self._buffers:
+                self.__dict__[done] = True
+        register(self, name, parameter)
+
+    def as_it_is(self: nn.Module, *args: Any, **kwargs: Any) -> None:
+        self.__dict__.pop(done, None)
+        register_buffer(self, *args, **kwargs)
+
+    def large_on_meta(*sizes: Any, **kwargs: Any) -> torch.Tensor:
+        # Experts of one layer can be more than a machine's memory; what is `empty` becomes a parameter.
+        if kwargs.get("device") is None and _count(sizes) > _MOST_NUMBERS:
+            kwargs["device"] = "meta"
+        return empty(*sizes, **kwargs)
+
+    nn.Module.register_parameter = on_meta  # type: ignore[method-assign, assignment]
+    nn.Module.register_buffer = as_it_is  # type: ignore[method-assign]
+    torch.empty = large_on_meta
+    try:
+        with guard_torch_init_functions():
+            yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
+        nn.Module.register_buffer = register_buffer  # type: ignore[method-assign]
+        torch.empty = empty
 
 
 def _count(sizes: Any) -> int:
     plain = sizes[0] if len(sizes) == 1 and not isinstance(sizes[0], int) else sizes
     return math.prod(plain) if all(isinstance(size, int) for size in plain) else 0
-
-
-@contextlib.contextmanager
-def _parameters_on_meta() -> Iterator[None]:
-    register = nn.Module.register_parameter
-
-    def register_on_meta(self: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        if parameter is not None and parameter.device.type != "meta":
-            parameter = nn.Parameter(parameter.to("meta"), requires_grad=False)
-        register(self, name, parameter)
-
-    nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign, assignment]
-    try:
-        with _LargeOnMeta():
-            yield
-    finally:
-        nn.Module.register_parameter = register  # type: ignore[method-assign]

@@ -27,6 +27,7 @@ from qeffbuild.export.modules import AnyAttention, Traceable, signature_of, to_g
 from qeffbuild.export.neutral import Progress, _silent
 from qeffbuild.export.reasons import explain
 from qeffbuild.export.shrink_more import small
+from qeffbuild.export.write import write
 from qeffbuild.graphs import place
 from qeffbuild.models.classes import model_from
 from qeffbuild.signature import IoSignature
@@ -109,7 +110,7 @@ def export(
             continue
         progress(0.9, "writing")
         for number, (model, signature) in enumerate(made):
-            ir.save(model, place(out, signature, is_main=number == 0).graph)
+            write(model, place(out, signature, is_main=number == 0).graph)
         report = Report(
             model_type=said["model_type"],
             model_class=type(tried).__name__,
@@ -161,7 +162,7 @@ def _graphs(
     sources = weights.find_sources(model, weights.stored_tensors(facts))
     weights.untie(model, sources)
     names = weights.aliases(model)
-    shapes = {name: model.get_parameter(name).shape for name in names}
+    shapes = weights.shapes_of(model)
     tables = dict(_tables_by_rule(model, [name for name in names if not any(n in sources for n in names[name])]))
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     mode.cache_enabled = False

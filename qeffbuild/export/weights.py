@@ -150,6 +150,11 @@ def aliases(model: nn.Module) -> dict[str, list[str]]:
     return {name: names for names in by_identity.values() for name in names}
 
 
+def shapes_of(model: nn.Module) -> dict[str, torch.Size]:
+    """The shape of each parameter, under each of its names."""
+    return {name: parameter.shape for name, parameter in model.named_parameters(remove_duplicate=False)}
+
+
 def untie(model: nn.Module, sources: Sources) -> None:
     """Parameters that the configuration ties but the checkpoint stores apart are two, as transformers loads them."""
     for name, names in aliases(model).items():

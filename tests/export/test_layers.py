@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import onnx_ir as ir
 import pytest
+import torch
 
 from qeffbuild.export import export
 from qeffbuild.export.layers import NotAlike, plan
@@ -49,6 +51,19 @@ def test_a_deep_model_is_made_of_copies_of_its_prefix(model_type, tmp_path):
 
     assert (report.layers, report.layers_traced) == (24, PREFIXES[model_type][2])
     assert report.all_layers_because is None
+    written = (tmp_path / "graph.onnx").read_bytes()
+    assert written == ir.to_proto(ir.load(tmp_path / "graph.onnx")).SerializeToString(deterministic=True)
+
+
+def test_a_skeleton_draws_no_numbers_and_keeps_its_tables(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(torch.Tensor, "normal_", lambda tensor, *args, **kwargs: drawn.append(tensor) or tensor)
+
+    _, model = model_of("llama", 3)
+
+    assert not drawn
+    assert all(parameter.is_meta for parameter in model.parameters())
+    assert float(model.model.rotary_emb.inv_freq[0]) == 1.0
 
 
 def test_a_model_of_as_many_kinds_as_layers_has_nothing_to_copy():
