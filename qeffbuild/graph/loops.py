@@ -19,10 +19,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from qeffbuild.graph.chunks import Chunks
+from qeffbuild.graph.chunked import Chunks, NotChunked
 from qeffbuild.graph.emit import Emitter, replace_value
 from qeffbuild.graph.hoist import BEGIN, END, hoist, is_mark
-from qeffbuild.graph.rows import NotChunked
 from qeffbuild.graph.shapes import fill_shapes
 
 

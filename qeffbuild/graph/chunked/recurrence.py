@@ -21,9 +21,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from qeffbuild.graph.chunked.linear import Factor, Linear, NotLinear, Product
+from qeffbuild.graph.chunked.placing import Placing, folded
 from qeffbuild.graph.emit import Emitter
-from qeffbuild.graph.linear import Factor, Linear, NotLinear, Product
-from qeffbuild.graph.placing import Placing, folded
 
 SCALAR, SOLVED, BY_KEY, ELEMENTS = 64, 32, 16, 64  # tokens of a chunk, for each form of recurrence
 

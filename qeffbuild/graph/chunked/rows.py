@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from qeffbuild.graph.chunked.linear import Factor, NotLinear
+from qeffbuild.graph.chunked.windows import Sequences, Shifted, Window
 from qeffbuild.graph.emit import Emitter
 from qeffbuild.graph.hoist import QUANTIZED
-from qeffbuild.graph.linear import Factor, NotLinear
 from qeffbuild.graph.shapes import COMPARE, SAME, SPREAD, Shape, constant_of, shape_of, spread
-from qeffbuild.graph.windows import Sequences, Shifted, Window
 
 _SHAPING = frozenset({"Unsqueeze", "Squeeze", "Reshape", "Transpose", "Gather", "Identity", "CastLike", "Expand"})
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from qeffbuild.graph.chunk_body import ChunkBody
+from qeffbuild.graph.chunked.body import ChunkBody
 from qeffbuild.graph.emit import Emitter
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import onnx_ir as ir
 
+from qeffbuild.graph.chunked.linear import Factor, NotLinear, Product
 from qeffbuild.graph.emit import Emitter
-from qeffbuild.graph.linear import Factor, NotLinear, Product
 from qeffbuild.graph.shapes import Shape
 
 

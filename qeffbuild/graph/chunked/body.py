@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from qeffbuild.graph.chunked.linear import Linear, NotLinear, through
+from qeffbuild.graph.chunked.recurrence import Chunk, Reader, Recurrence
+from qeffbuild.graph.chunked.rows import NotChunked, Rows
+from qeffbuild.graph.chunked.windows import Shifted, shifted
 from qeffbuild.graph.emit import Emitter
-from qeffbuild.graph.linear import Linear, NotLinear, through
-from qeffbuild.graph.recurrence import Chunk, Reader, Recurrence
-from qeffbuild.graph.rows import NotChunked, Rows
 from qeffbuild.graph.shapes import shape_of
-from qeffbuild.graph.windows import Shifted, shifted
 
 _ONLY_WINDOWS = 256  # tokens of a chunk that has no matrices of tokens by tokens
 
