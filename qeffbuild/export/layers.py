@@ -66,6 +66,11 @@ def plan(model: Any, within: str = "", first: int = 1) -> Layers:
     return Layers(path=path, count=count, traced=traced, template=tuple(template), twins=tuple(twins))
 
 
+def number_of(config: Any) -> int | None:
+    """How many layers a configuration says that a model has."""
+    return getattr(config.get_text_config(decoder=True), "num_hidden_layers", None)
+
+
 def stack_of(model: nn.Module, within: str) -> tuple[str, nn.ModuleList]:
     """The longest list of modules of few classes is the stack of decoder layers; lists inside of lists are parts."""
     parts = ((name, module) for name, module in model.named_modules() if name.startswith(within))
@@ -114,7 +119,9 @@ def cut(model: Any, layers: Layers) -> None:
 
 
 def all_states(layers: Layers, traced: Sequence[StateSpec]) -> tuple[StateSpec, ...]:
-    """The states of every layer, from those of the traced ones."""
+    """The states of every layer, from those of the traced ones; a model that keeps nothing has none."""
+    if not traced:
+        return ()
     of = [[spec for spec in traced if spec.layer == layer] for layer in range(layers.traced)]
     if not all(of) or sum(map(len, of)) != len(traced):
         raise NotAlike("the states do not belong to one layer each")

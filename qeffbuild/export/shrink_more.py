@@ -76,6 +76,6 @@ def _fewer_heads(config: dict[str, Any], full: Any) -> None:
     for name in _HEADS:
         if _number(full, name) is not None:
             config[name] = HEADS
-    for name in _WIDTHS:
-        if _number(full, name) is not None:
+    for name in (*_WIDTHS, *(name for name in vars(full) if name.endswith("_hidden_size"))):
+        if _number(full, name) == width:
             config[name] = width // count * HEADS

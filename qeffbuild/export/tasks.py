@@ -9,7 +9,7 @@ import copy
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from qeffbuild.errors import ModelError, QeffBuildError
-from qeffbuild.export import skeleton, weights
+from qeffbuild.export import layers, skeleton, weights
 from qeffbuild.export.adapted import adapted
 from qeffbuild.export.encoder import classifier, embedder, listener
 from qeffbuild.export.finish import finish
@@ -58,6 +58,9 @@ class Report:
     pooling: str | None
     normalize: bool
     graphs: tuple[str, ...]
+    layers: int | None  # of the one stack; an encoder-decoder has two
+    layers_traced: int | None
+    all_layers_because: str | None
     rejected: tuple[tuple[str, str], ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -70,6 +73,17 @@ class Kind:
 
     graphs: Callable[[Any], tuple[Traceable, ...]]
     error: Callable[[Any, tuple[Traceable, ...], str, AnyAttention], float]
+    has_one_stack: bool = True  # of layers, all in one graph
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Made:
+    """The real model's graphs, with references to weights."""
+
+    graphs: tuple[tuple[ir.Model, IoSignature], ...]
+    layers: int | None = None
+    layers_traced: int | None = None
+    all_layers_because: str | None = None
 
 
 def export(
@@ -101,7 +115,7 @@ def export(
             if not error < TOLERANCE:
                 raise Disagreement(f"results differ from PyTorch's by {error:.1e} of their spread")
             progress(0.3, f"tracing: {attention}")
-            made = list(_graphs(config, task, facts, kind, attention, choice))
+            made = _graphs(config, task, facts, kind, attention, choice)
         except QeffBuildError:
             raise
         except Exception as reason:
@@ -109,7 +123,7 @@ def export(
             rejected.append((attention, explain(reason)))
             continue
         progress(0.9, "writing")
-        for number, (model, signature) in enumerate(made):
+        for number, (model, signature) in enumerate(made.graphs):
             write(model, place(out, signature, is_main=number == 0).graph)
         report = Report(
             model_type=said["model_type"],
@@ -120,7 +134,10 @@ def export(
             fused_attention=tuple(sorted(cls.__name__ for cls, same in choice.fused.items() if same)),
             pooling=how if task == "embedding" else None,
             normalize=is_normal,
-            graphs=tuple(signature.graph for _, signature in made),
+            graphs=tuple(signature.graph for _, signature in made.graphs),
+            layers=made.layers,
+            layers_traced=made.layers_traced,
+            all_layers_because=made.all_layers_because,
             rejected=tuple(rejected),
         )
         (out / "export.json").write_text(json.dumps(report.as_json(), indent=1, sort_keys=True) + "\n")
@@ -144,7 +161,7 @@ def kind_of(task: str, how: str, is_normal: bool) -> Kind:
         return Kind(graphs=lambda model: (listener(model),), error=_error_at_once)
     from qeffbuild.export import seq2seq
 
-    return Kind(graphs=seq2seq.graphs, error=seq2seq.error)
+    return Kind(graphs=seq2seq.graphs, error=seq2seq.error, has_one_stack=False)
 
 
 def _maker(task: str) -> Callable[[Any], Any]:
@@ -156,25 +173,58 @@ def _maker(task: str) -> Callable[[Any], Any]:
 
 def _graphs(
     config: Any, task: str, facts: Mapping[str, Any], kind: Kind, attention: str, choice: AnyAttention
-) -> Iterator[tuple[ir.Model, IoSignature]]:
-    """Each graph of the real model, traced without weights."""
+) -> _Made:
+    """Each graph of the real model, traced without weights; layers are copied where that is sound."""
+    try:
+        return _attempt(config, task, facts, kind, attention, choice, copying=kind.has_one_stack)
+    except layers.NotAlike as reason:
+        made = _attempt(config, task, facts, kind, attention, choice, copying=False)
+        log.info("all layers are traced: %s", reason)
+        return replace(made, all_layers_because=str(reason))
+
+
+def _attempt(
+    config: Any,
+    task: str,
+    facts: Mapping[str, Any],
+    kind: Kind,
+    attention: str,
+    choice: AnyAttention,
+    *,
+    copying: bool,
+) -> _Made:
     model = skeleton.skeleton(config, _maker(task))
     sources = weights.find_sources(model, weights.stored_tensors(facts))
     weights.untie(model, sources)
-    names = weights.aliases(model)
+    names, buffers = weights.aliases(model), dict(model.named_buffers())
     shapes = weights.shapes_of(model)
     tables = dict(_tables_by_rule(model, [name for name in names if not any(n in sources for n in names[name])]))
+    alike = _one_stack(model) if copying else None
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     mode.cache_enabled = False
     skeleton.make_fake(model, mode)
+    graphs = []
     for asked in kind.graphs(model):
         made = to_graph(asked, model, attention, choice, mode)
+        if alike is not None:
+            layers.expand(made.graph, alike, (), buffers)
         _drop_unread(made.graph)
         _fill_in(made.graph, tables)
         weights.refer(made.graph, sources, {k: v for k, v in names.items() if k not in tables}, shapes)
         finish(made)
         made.graph.name = asked.graph
-        yield made, signature_of(made.graph, asked)
+        graphs.append((made, signature_of(made.graph, asked)))
+    count = layers.number_of(config) if kind.has_one_stack else None
+    return _Made(graphs=tuple(graphs), layers=count, layers_traced=alike.traced if alike else count)
+
+
+def _one_stack(model: Any) -> layers.Layers:
+    """The model's layers, cut to those that are traced."""
+    alike = layers.plan(model)
+    if alike.count != layers.number_of(model.config):
+        raise layers.NotAlike(f"{alike.path} is not the stack of the model's layers")
+    layers.cut(model, alike)
+    return alike
 
 
 def _tables_by_rule(model: Any, missing: Sequence[str]) -> Iterator[tuple[str, torch.Tensor]]:

@@ -154,7 +154,9 @@ def _is_position_table(name: str, tensor: Tensor) -> bool:
 def _refuse_too_few(folder: Path, facts: Facts) -> None:
     """What names and shapes alone betray at once; the `check` step compares everything, with transformers' help."""
     numbers = [int(found[1]) for name in facts.tensors if (found := re.search(r"(?:^|\.)(\d+)\.", name))]
-    layers, wanted = max(numbers, default=-1) + 1, facts.num_hidden_layers or 0
+    # (ALBERT's layers share weights by groups.)
+    wanted = facts.config.get("num_hidden_groups") or facts.num_hidden_layers or 0
+    layers = max(numbers, default=-1) + 1
     if layers < wanted and facts.model_type not in _SHARE_LAYERS:
         _refuse_weights(folder, f"{CONFIG} says {wanted} layers, the checkpoint has {layers}")
     for name, tensor in facts.tensors.items():

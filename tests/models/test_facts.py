@@ -49,6 +49,12 @@ def test_the_table_points_at_the_bytes_that_safetensors_reads() -> None:
         assert (tensor.dtype, tensor.shape) == (str(arrays[name].dtype), arrays[name].shape)
 
 
+def test_layers_that_share_weights_by_groups_need_no_tensors_of_their_own(model_folder: ModelFolder) -> None:
+    folder = model_folder(config={**CONFIG, "num_hidden_layers": 12, "num_hidden_groups": 1})
+
+    assert read_facts(folder).num_hidden_layers == 12
+
+
 def test_facts_survive_their_file(tmp_path: Path) -> None:
     facts = read_facts(DEMO)
 
