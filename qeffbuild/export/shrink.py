@@ -154,8 +154,9 @@ def _fewer_layers(config: dict[str, Any], full: Any) -> None:
         kinds.setdefault(repr((told, layer >= count - shared)), layer)
     kept = sorted({*kinds.values(), *range(min(2, count))})
     stack = _said(full, STACK)
-    if isinstance(stack, int) and stack > 2:
-        config[STACK], kept = 2, list(range(2 * count // stack))
+    if isinstance(stack, int):
+        config[STACK] = min(stack, 2)
+        kept = list(range(config[STACK] * count // stack))
     for key, value in lists.items():
         config[key] = [value[layer] for layer in kept]
     for key, value in chosen.items():

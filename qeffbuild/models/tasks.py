@@ -62,7 +62,7 @@ def task_of(folder: Path, config: Mapping[str, Any], *, asked: str = "auto", tru
     if not isinstance(model_type, str):
         _refuse_type(path, "no model_type", None)
     if asked != "auto":
-        if asked == CAUSAL and _is_encoder(model_type) and config.get("is_decoder") is not True:
+        if asked == CAUSAL and _is_encoder(model_type) and not _is_causal(config):
             _refuse_task(path, f"{model_type} is an encoder (is_decoder is not true)")
         if model_type in classes(asked) or (asked == CAUSAL and trust_remote_code and config.get("auto_map")):
             return asked
@@ -108,12 +108,12 @@ def _said(path: Path, config: Mapping[str, Any], model_type: str, trust_remote_c
     architecture = architectures[0] if isinstance(architectures, list) and architectures else None
     for task in TASKS:
         if architecture is not None and classes(task).get(model_type) == architecture:
-            if task == CAUSAL and _is_encoder(model_type) and config.get("is_decoder") is not True:
+            if task == CAUSAL and _is_encoder(model_type) and not _is_causal(config):
                 _refuse_task(path, f"{model_type} is an encoder (is_decoder is not true)")
             return task
     if isinstance(architecture, str) and _OTHER_HEAD.search(architecture):
         _refuse_task(path, f"{architecture} does nothing that is built here", model_type)
-    if _is_encoder(model_type) and config.get("is_decoder") is not True:
+    if _is_encoder(model_type) and not _is_causal(config):
         return EMBEDDING
     if trust_remote_code and config.get("auto_map"):
         return CAUSAL
@@ -135,6 +135,11 @@ def _reads_text(model_type: str) -> bool:
 def _is_encoder(model_type: str) -> bool:
     """Types that fill in masked words and translate nothing. Some are causal too, as a decoder of their family."""
     return model_type in _table("MODEL_FOR_MASKED_LM_MAPPING_NAMES") and model_type not in classes(TEXT)
+
+
+def _is_causal(config: Mapping[str, Any]) -> bool:
+    """Whether such a type is used as a decoder; XLM calls that causal."""
+    return config.get("is_decoder") is True or config.get("causal") is True
 
 
 def _refuse_type_or_task(path: Path, model_type: str, found: str) -> NoReturn:

@@ -41,6 +41,10 @@ def test_without_a_class_the_type_tells_it(model_type: str, task: str, tmp_path:
     assert task_of(tmp_path, {"model_type": model_type}) == task == task_of_type(model_type)
 
 
+def test_an_encoder_that_its_configuration_calls_causal_is_a_decoder(tmp_path: Path) -> None:
+    assert task_of(tmp_path, {"model_type": "xlm", "causal": True}, asked="causal-lm") == "causal-lm"
+
+
 def test_what_is_asked_counts_when_the_type_can_do_it(tmp_path: Path) -> None:
     config = {"model_type": "bert", "architectures": ["BertForMaskedLM"]}
 
