@@ -39,8 +39,8 @@ def network_of(folder: Path, task: str = CAUSAL) -> Any:
     config = CONFIG_MAPPING[said["model_type"]].from_dict(said)
     facts = read_facts(folder, task=task)
     state = {name: torch.from_numpy(array) for name, array in _decoded(folder, facts).items()}
-    is_causal = task == CAUSAL
-    cls: Any = AutoModelForCausalLM._model_mapping[type(config)] if is_causal else _class_of(task, said["model_type"])
+    cls = _class_of(task, said["model_type"])
+    cls = cls._model_mapping[type(config)] if task == CAUSAL else cls
     return cls.from_pretrained(None, config=config, state_dict=state, dtype=torch.float32).eval()
 
 
@@ -63,8 +63,7 @@ def mapped_network(folder: Path, facts: Facts, *, trust_remote_code: bool = Fals
         with torch.inference_mode():
             yield auto.from_pretrained(folder, dtype=torch.float32, **trusted).eval()
         return
-    cls: Any = transformers.AutoModelForCausalLM
-    cls = cls if facts.task == CAUSAL else _class_of(facts.task, facts.config["model_type"])
+    cls = _class_of(facts.task, facts.config["model_type"])
     model = cls.from_pretrained(folder, dtype="auto", local_files_only=True, attn_implementation="eager").eval()
     if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
         model = _with_exact_buffers(model, facts)
@@ -79,9 +78,10 @@ def mapped_network(folder: Path, facts: Facts, *, trust_remote_code: bool = Fals
 
 
 def _class_of(task: str, model_type: str) -> Any:
+    """For text the automatic class, which knows where a model's text is only a part of it."""
     import transformers
 
-    return getattr(transformers, classes(task)[model_type])
+    return transformers.AutoModelForCausalLM if task == CAUSAL else getattr(transformers, classes(task)[model_type])
 
 
 def _with_exact_buffers(narrow: Any, facts: Facts) -> Any:

@@ -44,7 +44,7 @@ def products(graph: ir.Graph, logits: str = "logits") -> Iterator[Product]:
     head = head_of(graph, logits)
     around = _around_attention(graph)
     for node in list(graph):
-        if node.domain != "" or node.op_type not in ("MatMul", "Gemm"):
+        if node.domain != "" or node.op_type not in _PRODUCTS:
             continue
         x, weight = node.inputs[:2]
         if x is None or weight is None or weight not in foldable or x in foldable or not sources(weight):
@@ -197,7 +197,7 @@ def head_of(graph: ir.Graph, logits: str) -> ir.Node | None:
     """The product that makes the logits, looked for through whatever is done to them afterwards."""
     value = next((output for output in graph.outputs if output.name == logits), None)
     while value is not None and (node := value.producer()) is not None:
-        if node.op_type in ("MatMul", "Gemm"):
+        if node.op_type in _PRODUCTS:
             return node
         value = node.inputs[0] if node.inputs else None
     return None

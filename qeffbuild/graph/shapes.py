@@ -60,6 +60,14 @@ def spread(shapes: Iterable[Shape]) -> Shape | None:
     return tuple(together)
 
 
+def unsqueezed(shape: Shape, axes: np.ndarray) -> Shape:
+    """The shape with axes of one element where a result of it has them."""
+    made = list(shape)
+    for axis in sorted(int(axis) % (len(shape) + axes.size) for axis in axes.reshape(-1)):
+        made.insert(axis, 1)
+    return tuple(made)
+
+
 def _shape(node: ir.Node) -> Shape | None:
     shapes = [shape_of(value) for value in node.inputs if value is not None]
     first = shapes[0] if shapes else None
@@ -74,10 +82,7 @@ def _shape(node: ir.Node) -> Shape | None:
         return tuple(first[axis] for axis in order)
     axes = constant_of(node.inputs[1]) if len(node.inputs) == 2 else None
     if node.op_type == "Unsqueeze" and axes is not None:
-        made = list(first)
-        for axis in sorted(int(axis) % (len(first) + axes.size) for axis in axes.reshape(-1)):
-            made.insert(axis, 1)
-        return tuple(made)
+        return unsqueezed(first, axes)
     if node.op_type == "Squeeze" and axes is not None:
         gone = {int(axis) % len(first) for axis in axes.reshape(-1)}
         return tuple(size for axis, size in enumerate(first) if axis not in gone)

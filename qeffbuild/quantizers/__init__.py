@@ -66,19 +66,18 @@ def check(asked: QuantizationSpec) -> None:
         raise _conflict("bits", f"{asked.bits}, but method {asked.method} has {choices}", hint)
     if asked.budget is not None and asked.bits == 8:
         raise _conflict("budget", f"{asked.budget}, but quantization.bits=8 leaves nothing to raise", "leave one out")
-    for name, size in (("block_size", asked.block_size), ("attention_block_size", asked.attention_block_size)):
-        if size is not None and not hasattr(method, "quantize"):
-            raise _conflict(name, f"{size}, but method {asked.method} has its own", "leave it out")
-        if size is not None and size not in BLOCK_SIZES:
-            sizes = ", ".join(map(str, BLOCK_SIZES))
-            hint = f"use quantization.{name}=32 for accuracy, 128 for speed"
-            raise _conflict(name, f"{size} is not one of {sizes}", hint)
-    if asked.attention_bits is not None and not hasattr(method, "quantize"):
-        raise _conflict(
-            "attention_bits", f"{asked.attention_bits}, but method {asked.method} has its own", "leave it out"
-        )
-    if asked.attention_bits not in (None, 4, 8):
-        raise _conflict("attention_bits", f"{asked.attention_bits} is not one of 4, 8", "quantization.attention_bits=8")
+    speed = "=32 for accuracy, 128 for speed"
+    for name, possible, hint in (
+        ("block_size", BLOCK_SIZES, speed),
+        ("attention_block_size", BLOCK_SIZES, speed),
+        ("attention_bits", (4, 8), "=8"),
+    ):
+        value = getattr(asked, name)
+        if value is not None and not hasattr(method, "quantize"):
+            raise _conflict(name, f"{value}, but method {asked.method} has its own", "leave it out")
+        if value not in (None, *possible):
+            some = ", ".join(map(str, possible))
+            raise _conflict(name, f"{value} is not one of {some}", f"quantization.{name}{hint}")
     if not asked.symmetric and not hasattr(method, "quantize"):
         raise _conflict("symmetric", f"false, but method {asked.method} has no zero points", "leave it out")
 
@@ -100,8 +99,9 @@ def params(asked: QuantizationSpec) -> dict[str, Any]:
             "symmetric": asked.symmetric,
             "keep": list(asked.keep),
         }
-        of_attention = {"attention_bits": asked.attention_bits, "attention_block_size": asked.attention_block_size}
-        said |= {name: value for name, value in of_attention.items() if value not in (None, said[name[10:]])}
+        for name, value in (("bits", asked.attention_bits), ("block_size", asked.attention_block_size)):
+            if value not in (None, said[name]):
+                said[f"attention_{name}"] = value
     if asked.budget is not None:
         said["budget"] = asked.budget
     return said | ({"calibration_tokens": asked.calibration_tokens} if _needs_text(asked) else {})

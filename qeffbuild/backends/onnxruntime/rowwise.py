@@ -39,8 +39,7 @@ def run(work: Work) -> None:
     facts = json.loads((work.inputs["model"] / "facts.json").read_text())
     names = {(said["file"], said["offset"]): name for name, said in facts["tensors"].items()}
     with (work.out / DATA).open("wb") as file:
-        rewriting = _Rowwise(model, weights, DataFile(file))
-        rewriting.two = work.params["attention"] == "two"
+        rewriting = _Rowwise(model, weights, DataFile(file), two=work.params["attention"] == "two")
         done = rewriting.carry_out(work, names)
     save_graph(model, work.out / main.file)
     shutil.copyfile(main.io, work.out / main.io.name)
@@ -48,14 +47,16 @@ def run(work: Work) -> None:
 
 
 class _Rowwise:
-    """One graph being rewritten, a product at a time: never more than one weight is in memory."""
+    """One graph being rewritten, a product at a time: never more than one weight is in memory.
 
-    def __init__(self, model: ir.Model, weights: Weights, output: DataFile) -> None:
-        self.graph, self.weights, self.output = model.graph, weights, output
+    With `two`, weights that serve attention are two numbers each.
+    """
+
+    def __init__(self, model: ir.Model, weights: Weights, output: DataFile, *, two: bool) -> None:
+        self.graph, self.weights, self.output, self.two = model.graph, weights, output, two
         self.emit = Emitter(model.graph, "rowwise")
         self.inputs: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
         self.made: dict[str, list[tuple[ir.Value, ir.Value]]] = {}
-        self.two = False  # whether what serves attention is two numbers
         model.opset_imports["com.microsoft"] = 1
 
     def carry_out(self, work: Work, names: dict[tuple[str, int], str]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from qeffbuild.graph.chunked import triangular
 from qeffbuild.graph.chunked.linear import Factor, Linear, NotLinear, Product
 from qeffbuild.graph.chunked.placing import Placing, folded
 from qeffbuild.graph.emit import Emitter
@@ -127,20 +128,20 @@ class Recurrence:
         log = self._where_token(
             folded(emit, "Add", logs) if logs else emit.constant(np.zeros((1, 1, 1, 1), np.float32))
         )
-        lower, strict = self.chunk.constant("lower", _lower(0)), self.chunk.constant("strict", _lower(-1))
-        self.lower, self.strict = lower, strict
+        lower = self.chunk.constant("lower", triangular.lower(SCALAR))
+        self.strict = self.chunk.constant("strict", triangular.lower(SCALAR, -1))
         self.to_each = emit("Exp", emit("MatMul", lower, log))
-        if self.by_key:
-            self.between = self._pairs(log, lower)
-            self.before_each = emit("Exp", emit("MatMul", strict, log)) if self.said.inner else None
-            self.found_between = self._pairs(log, strict) if self.said.inner else None
-        else:
-            after = emit("Mul", log, strict)  # [j,s]: of j, if it comes after s
-            self.between = emit("Mul", emit("Exp", emit("MatMul", lower, after)), lower)
-            self.before_each = emit("Exp", emit("MatMul", strict, log)) if self.said.inner else None
-            self.found_between = (
-                emit("Mul", emit("Exp", emit("MatMul", strict, after)), strict) if self.said.inner else None
-            )
+        after = log if self.by_key else emit("Mul", log, self.strict)  # [j,s]: of j, if it comes after s
+        between = self._pairs if self.by_key else self._decayed
+        self.between = between(after, lower)
+        self.before_each = self.found_between = None
+        if self.said.inner:
+            self.before_each = emit("Exp", emit("MatMul", self.strict, log))
+            self.found_between = between(after, self.strict)
+
+    def _decayed(self, after: ir.Value, up_to: ir.Value) -> ir.Value:
+        """[B,H,t,s]: decays of a head between each two tokens; 0 where s is not before t."""
+        return self.emit("Mul", self.emit("Exp", self.emit("MatMul", up_to, after)), up_to)
 
     def _pairs(self, log: ir.Value, up_to: ir.Value) -> ir.Value:
         """[B,H,t,s,K]: decays of each element between each two tokens; 0 where s is not before t."""
@@ -176,25 +177,9 @@ class Recurrence:
         r = emit("Mul", r, f)
         found = emit("MatMul", emit("Mul", r, self.before_each), self._state())
         right = found if v is None else emit("Add", v, found)
-        return emit("MatMul", self._inverse(self._weighed(r, self.found_between)), right)
-
-    def _inverse(self, t: ir.Value) -> ir.Value:
-        """(1 - t)^-1 of a strictly lower triangular t, by halves: known blocks of 1, 2, 4 ... give twice as large ones.
-
-        A power series would be shorter, and would cancel where keys resemble each other.
-        """
-        emit = self.emit
-        made = emit(
-            "Add",
-            emit("Mul", t, self.chunk.constant("halves.1", _halves(1))),
-            self.chunk.constant("one", np.eye(SOLVED, dtype=np.float32)),
-        )
-        block = 2
-        while block < (BY_KEY if self.by_key else SOLVED):
-            across = emit("Mul", t, self.chunk.constant(f"halves.{block}", _halves(block)))
-            made = emit("Add", made, emit("MatMul", emit("MatMul", made, across), made))
-            block *= 2
-        return made
+        weighed = self._weighed(r, self.found_between)
+        size = BY_KEY if self.by_key else SOLVED
+        return emit("MatMul", triangular.inverse(emit, weighed, size, self.chunk.constant), right)
 
     # What comes of it ---------------------------------------------------------------------------------------------
 
@@ -281,21 +266,20 @@ class Recurrence:
 
     def _state(self) -> ir.Value:
         """The state as [B,H,K,V]."""
-        made = self.before
-        if self.key is not None and self.key > self.value_axis:
-            order = list(range(len(self.said.sizes)))
-            order[-1], order[-2] = order[-2], order[-1]
-            made = self.emit("Transpose", made, perm=order)
+        made = self._turned(self.before)
         return made if self.head is not None else self.emit("Unsqueeze", made, [1])
 
     def _back(self, state: ir.Value) -> ir.Value:
+        return self._turned(state if self.head is not None else self.emit("Squeeze", state, [1]))
+
+    def _turned(self, state: ir.Value) -> ir.Value:
+        """The state's last two axes as K and V, or back again."""
         assert self.key is not None
-        made = state if self.head is not None else self.emit("Squeeze", state, [1])
-        if self.key > self.value_axis:
-            order = list(range(len(self.said.sizes)))
-            order[-1], order[-2] = order[-2], order[-1]
-            made = self.emit("Transpose", made, perm=order)
-        return made
+        if self.key < self.value_axis:
+            return state
+        order = list(range(len(self.said.sizes)))
+        order[-1], order[-2] = order[-2], order[-1]
+        return self.emit("Transpose", state, perm=order)
 
     def _matrix(self, product: Product, axis: int | None) -> ir.Value:
         return self.placing.matrix(product, self.head, axis)
@@ -303,14 +287,3 @@ class Recurrence:
     def _where_token(self, value: ir.Value) -> ir.Value:
         is_token = self.emit("Unsqueeze", self.chunk.is_token, [1, 3])
         return self.emit("Where", is_token, value, np.array(0, np.float32))
-
-
-def _lower(diagonal: int) -> np.ndarray:
-    return np.tri(SCALAR, k=diagonal, dtype=np.float32)
-
-
-def _halves(block: int) -> np.ndarray:
-    """1 where the row is in the second half of a pair of blocks and the column in the first half of the same pair."""
-    at = np.arange(SOLVED)
-    pair, half = at // (2 * block), at // block % 2
-    return ((pair[:, None] == pair) & (half[:, None] == 1) & (half == 0)).astype(np.float32)

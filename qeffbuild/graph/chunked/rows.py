@@ -14,10 +14,10 @@ import numpy as np
 import onnx_ir as ir
 
 from qeffbuild.graph.chunked.linear import Factor, NotLinear
-from qeffbuild.graph.chunked.windows import Sequences, Shifted, Window
+from qeffbuild.graph.chunked.windows import Sequences, Shifted, Window, sliced_along
 from qeffbuild.graph.emit import Emitter
 from qeffbuild.graph.hoist import QUANTIZED
-from qeffbuild.graph.shapes import COMPARE, SAME, SPREAD, Shape, constant_of, shape_of, spread
+from qeffbuild.graph.shapes import COMPARE, SAME, SPREAD, Shape, constant_of, shape_of, spread, unsqueezed
 
 _SHAPING = frozenset({"Unsqueeze", "Squeeze", "Reshape", "Transpose", "Gather", "Identity", "CastLike", "Expand"})
 
@@ -148,16 +148,10 @@ class Rows:
 
     def _sliced(self, node: ir.Node) -> bool:
         window = self._window(node.inputs[0])  # type: ignore[arg-type]
-        said = [constant_of(value) for value in node.inputs[1:]]
-        if len(said) < 3 or any(item is None or item.size != 1 for item in said):
-            return False
-        start, end, axis, *step = [int(item.reshape(-1)[0]) for item in said if item is not None]
         if window.axis is None:
             return False
-        rank = len(shape_of(node.outputs[0]) or ()) or window.axis + 1
-        if axis % rank != window.axis or step not in ([], [1]):
-            return False
-        chosen = range(window.width)[start:end]
+        cut = sliced_along(node, window.axis, len(shape_of(node.outputs[0]) or ()) or window.axis + 1)
+        chosen = range(0) if cut is None else range(window.width)[cut]
         if chosen:
             self.windows[node.outputs[0]] = Window(window.sequence, window.start + chosen[0], len(chosen), window.axis)
         return bool(chosen)
@@ -181,10 +175,7 @@ class Rows:
             shape = None if None in shapes else spread(shape for shape in shapes if shape is not None)
             inputs = [None if value is None else self.row_of(value) for value in node.inputs]
         elif node.op_type == "Unsqueeze" and values[0] in self.narrow and (axes := constant_of(values[1])) is not None:
-            made = list(self.narrow[values[0]])
-            for axis in sorted(int(axis) % (len(made) + axes.size) for axis in axes.reshape(-1)):
-                made.insert(axis, 1)
-            shape, inputs = tuple(made), [self.row_of(value) for value in values]
+            shape, inputs = unsqueezed(self.narrow[values[0]], axes), [self.row_of(value) for value in values]
         else:
             shape, inputs = None, [None if value is None else self._full(value) for value in node.inputs]
         made_by = self.emit.several(node.op_type, len(node.outputs), *inputs, domain=node.domain, **_attributes(node))
@@ -224,8 +215,6 @@ class Rows:
         if node.op_type == "ScatterElements":
             return data[node.attributes["axis"].as_int() % len(data)] == 1
         return _counts(node.inputs[1])
-
-    # Values ---------------------------------------------------------------------------------------------------------
 
     # Products and logarithms, from before they were made ------------------------------------------------------------
 

@@ -85,15 +85,21 @@ def _columns(node: ir.Node, columns: Mapping[ir.Value, list[Column]], axis: int)
             joined.extend(columns.get(value, [value]))
         return joined
     if node.op_type == "Slice" and first is not None:
-        said = [constant_of(value) for value in inputs[1:]]
-        if len(said) < 3 or any(item is None or item.size != 1 for item in said):
-            return None
-        start, end, along, *step = [int(item.reshape(-1)[0]) for item in said if item is not None]
-        return first[start:end] if along % rank == axis and step in ([], [1]) else None
+        cut = sliced_along(node, axis, rank)
+        return None if cut is None else first[cut]
     if node.op_type == "Pad" and first is not None:
         pads = constant_of(inputs[1])
         return first if pads is not None and not pads.any() else None
     return None
+
+
+def sliced_along(node: ir.Node, axis: int, rank: int) -> slice | None:
+    """What a Slice takes, where it cuts that one axis and leaves nothing out in between."""
+    said = [constant_of(value) for value in node.inputs[1:]]
+    if len(said) < 3 or any(item is None or item.size != 1 for item in said):
+        return None
+    start, end, along, *step = [int(item.reshape(-1)[0]) for item in said if item is not None]
+    return slice(start, end) if along % rank == axis and step in ([], [1]) else None
 
 
 def _views(columns: Mapping[ir.Value, list[Column]], whole: list[Column]) -> dict[ir.Value, tuple[int, int]]:

@@ -7,14 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from by_hand import exported_tiny
 from played_device import ANSWER, Device, generate
 
-from qeffbuild.actions import export as export_action
-from qeffbuild.actions import fetch as fetch_action
 from qeffbuild.cloud_ai_100.form import Form
 from qeffbuild.cloud_ai_100.lower import lower
 from qeffbuild.errors import ModelError
-from qeffbuild.executor.work import Work
 from qeffbuild.graph.files import load_graph
 from qeffbuild.graph.hoist import BEGIN, END, is_mark
 from qeffbuild.graph.weights import Folder, Weights
@@ -39,15 +37,7 @@ def exported(tmp_path_factory):
 
     def once(model_type: str) -> tuple[Path, Path]:
         if model_type not in made:
-            root = tmp_path_factory.mktemp(model_type)
-            fetch, export = root / "fetch", root / "export"
-            fetch.mkdir()
-            export.mkdir()
-            tiny = {"scale": "tiny", "model_type": model_type, "seed": 0}
-            fetch_action.run(Work(name="fetch", params=tiny, inputs={}, leaves={}, out=fetch))
-            asked = {"dtype": "float32", "task": "causal-lm", "trust_remote_code": False}
-            export_action.run(Work(name="export", params=asked, inputs={"model": fetch}, leaves={}, out=export))
-            made[model_type] = fetch, export
+            made[model_type] = exported_tiny(tmp_path_factory.mktemp(model_type), model_type)
         return made[model_type]
 
     return once
