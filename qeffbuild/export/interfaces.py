@@ -176,7 +176,7 @@ def interfaces(choice: AttentionChoice) -> Iterator[None]:
 
 
 def use(model: nn.Module, implementation: str, experts: str = NAME) -> None:
-    """Let every part of the model look its attention up under `implementation`, and its experts under our name."""
+    """Let every part of the model look its attention up under `implementation`, and its experts under `experts`."""
     for config in configs(model):
         config._attn_implementation_internal = implementation
         config._experts_implementation_internal = experts

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,25 +12,23 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from qeffbuild.errors import ModelError, QeffBuildError
 from qeffbuild.export import layers, selfcheck, shrink, skeleton, weights
 from qeffbuild.export.adapted import adapted
 from qeffbuild.export.decoder import Decoder
-from qeffbuild.export.finish import finish
 from qeffbuild.export.interfaces import AttentionChoice, interfaces, use
 from qeffbuild.export.reasons import cannot_export, explain
 from qeffbuild.export.recipes import RECIPES, Recipe
+from qeffbuild.export.running import Progress, settled, silent
 from qeffbuild.export.states import CacheForm, NoStates, StateSpec, probe, text_kept
 from qeffbuild.export.tidy import tidy
 from qeffbuild.export.trace import trace
-from qeffbuild.export.write import write
+from qeffbuild.export.weightless import Weightless, copied_or_whole
+from qeffbuild.export.write import write_all
 from qeffbuild.signature import IoSignature, Tensor
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[float, str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,33 +77,14 @@ class _Graph:
     decomposed_because: str | None
 
 
-def _silent(fraction: float, what: str) -> None:
-    """Progress that nobody watches."""
-
-
-@contextlib.contextmanager
-def _settled() -> Iterator[None]:
-    """No garbage is looked for: an export leaves little, and a collector would walk through all layers for it."""
-    was_collecting = gc.isenabled()
-    gc.disable()
-    gc.freeze()  # for torch, which collects by itself: what was imported is no garbage either
-    try:
-        yield
-    finally:
-        gc.freeze()  # what is left counts as old, so that it is not walked through at once
-        gc.unfreeze()
-        if was_collecting:
-            gc.enable()
-
-
-@_settled()
+@settled()
 def export(
     facts: Mapping[str, Any],
     out: Path,
     *,
     dtype: str = "float32",
     code: Path | None = None,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> Report:
     """Write graph.onnx, io.json and export.json into `out`. `facts` is facts.json; no weight is read.
 
@@ -116,7 +93,6 @@ def export(
     is held against PyTorch in float32, where a disagreement is no rounding. `code` is the folder of the model's own
     Python, where it has some that is trusted.
     """
-    torch.set_num_threads(1)
     config = skeleton.configuration(facts["config"], code)
     progress(0.05, "building a small model of the same kind")
     small = _small(facts["config"], config, code)
@@ -137,7 +113,7 @@ def export(
         if recipe.recompute:
             log.warning("this model's own cache is of no use (%s): each step computes the whole text", rejected[0][1])
         report = _report(facts["config"]["model_type"], recipe, choice, error, graph, rejected)
-        _write(graph, report, out)
+        write_all([(graph.model, _signature(graph))], report.as_json(), out)
         return report
     again = partial(_graph, config, weights.stored_tensors(facts), RECIPES[-1], AttentionChoice(), torch.float32)
     ahead = selfcheck.sees_ahead(small.model, small.expected)
@@ -180,54 +156,28 @@ def _graph(
     config: Any, stored: Mapping[str, weights.Stored], recipe: Recipe, choice: AttentionChoice, dtype: torch.dtype
 ) -> _Graph:
     """The whole graph, by copies of one layer of each kind where that is sound, else by a trace of all layers."""
-    try:
-        return _attempt(config, stored, recipe, choice, dtype, copying=True)
-    except (layers.NotAlike, RuntimeError) as reason:
-        if not isinstance(reason, layers.NotAlike) and "invalid for input of size" not in str(reason):
-            raise
-        # (A size that counts all layers, such as Gemma's embeddings for each, does not fit a part of them.)
-        made = _attempt(config, stored, recipe, choice, dtype, copying=False)
-        log.info("all layers are traced: %s", reason)
-        return _because(made, str(reason))
+
+    def attempt(copying: bool) -> _Graph:
+        make, choose = partial(skeleton.causal, dtype=dtype), layers.plan if copying else None
+        return _traced(Weightless(config, stored, make, choose), recipe, choice)
+
+    made, reason = copied_or_whole(attempt)
+    return replace(made, all_layers_because=reason)
 
 
-def _because(graph: _Graph, reason: str) -> _Graph:
-    return replace(graph, layers_traced=graph.layers, all_layers_because=reason)
-
-
-def _attempt(
-    config: Any,
-    stored: Mapping[str, weights.Stored],
-    recipe: Recipe,
-    choice: AttentionChoice,
-    dtype: torch.dtype,
-    *,
-    copying: bool,
-) -> _Graph:
-    model = skeleton.skeleton(config, partial(skeleton.causal, dtype=dtype))
-    sources = weights.find_sources(model, stored)
-    weights.untie(model, sources)
-    names, buffers = weights.aliases(model), dict(model.named_buffers())
-    shapes = weights.shapes_of(model)
-    alike = layers.plan(model) if copying else None
+def _traced(weightless: Weightless, recipe: Recipe, choice: AttentionChoice) -> _Graph:
+    alike = weightless.alike
+    made, form, reason = _trace(weightless.model, weightless.mode, recipe, choice)
+    states, count = form.states, _layers(weightless.model.config, form)
     if alike is not None:
-        layers.cut(model, alike)
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    # Each operator is met a few times only: what the cache saves is less than what its keys of symbols cost.
-    mode.cache_enabled = False
-    skeleton.make_fake(model, mode)
-    made, form, reason = _trace(model, mode, recipe, choice)
-    states = form.states
-    if alike is not None:
-        states = layers.expand(made.graph, alike, form.states, buffers)
-    weights.refer(made.graph, sources, names, shapes)
-    finish(made)
+        states = layers.expand(made.graph, alike, states, weightless.buffers)
+    weightless.finish(made)
     return _Graph(
         model=made,
         states=states,
-        model_class=type(model).__name__,
-        layers=alike.count if alike else _layers(config, form),
-        layers_traced=alike.traced if alike else _layers(config, form),
+        model_class=type(weightless.model).__name__,
+        layers=alike.count if alike else count,
+        layers_traced=alike.traced if alike else count,
         all_layers_because=None,
         decomposed_because=reason,
     )
@@ -237,9 +187,7 @@ def _layers(config: Any, form: CacheForm) -> int:
     return len(form.layers) or config.get_text_config(decoder=True).num_hidden_layers
 
 
-def _trace(
-    model: Any, mode: FakeTensorMode, recipe: Recipe, choice: AttentionChoice
-) -> tuple[ir.Model, CacheForm, str | None]:
+def _trace(model: Any, mode: Any, recipe: Recipe, choice: AttentionChoice) -> tuple[ir.Model, CacheForm, str | None]:
     """The graph, tidied; by decompositions only where it is not to be had without them, and then why."""
     use(model, "eager")
     with mode, interfaces(choice), adapted(model):
@@ -280,12 +228,6 @@ def _report(
         decomposed_because=graph.decomposed_because,
         rejected_recipes=tuple(rejected),
     )
-
-
-def _write(graph: _Graph, report: Report, out: Path) -> None:
-    write(graph.model, out / "graph.onnx")
-    _signature(graph).save(out / "io.json")
-    (out / "export.json").write_text(json.dumps(report.as_json(), indent=1, sort_keys=True) + "\n")
 
 
 def _signature(graph: _Graph) -> IoSignature:

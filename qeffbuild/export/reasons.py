@@ -15,6 +15,8 @@ _BY_DATA = re.compile(
     r"data-dependent|DataDependent|GuardOnDataDependent|unbacked|Could not (guard|extract)|\.item\(\)|non-static"
 )
 
+_NO_WAY = "no way of tracing this model reproduces PyTorch's results; the log of this step lists them all"
+
 
 def explain(reason: BaseException) -> str:
     """What stopped us, in one line, with the line of the model's own code where it did."""
@@ -26,6 +28,10 @@ def explain(reason: BaseException) -> str:
         return message
     where = f"{Path(frame.filename).name}:{frame.lineno}"
     return f"{message} ({where}: {frame.line})" if _depends_on_data(reason) and frame.line else f"{message} ({where})"
+
+
+def unsupported(model_type: str, why: str) -> ModelError:
+    return ModelError("model.unsupported", f"{model_type}: {why}", hint=_NO_WAY)
 
 
 def cannot_export(
@@ -45,7 +51,7 @@ def cannot_export(
         return ModelError(
             "model.unsupported", f"{model_type}: {found}", hint="take a model whose attention looks back only"
         )
-    hint = "no way of tracing this model reproduces PyTorch's results; the log of this step lists them all"
+    hint = _NO_WAY
     if _BY_DATA.search(found):
         hint = (
             "that line goes one way or another by a value that only a run knows: write it without the branch "

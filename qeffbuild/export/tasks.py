@@ -5,30 +5,25 @@ Its graphs read everything at once or, in an encoder-decoder, are two: weights b
 
 from __future__ import annotations
 
-import copy
-import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-from qeffbuild.errors import ModelError, QeffBuildError
-from qeffbuild.export import layers, skeleton, weights
-from qeffbuild.export.adapted import adapted
+from qeffbuild.errors import QeffBuildError
+from qeffbuild.export import encoder_check, layers, skeleton
 from qeffbuild.export.encoder import classifier, embedder, listener
-from qeffbuild.export.finish import finish
-from qeffbuild.export.interfaces import interfaces, use, use_its_own
 from qeffbuild.export.modules import AnyAttention, Traceable, signature_of, to_graph
-from qeffbuild.export.neutral import Progress, _silent
-from qeffbuild.export.reasons import explain
+from qeffbuild.export.reasons import explain, unsupported
+from qeffbuild.export.running import Progress, settled, silent
 from qeffbuild.export.shrink_more import small
-from qeffbuild.export.write import write
-from qeffbuild.graphs import place
+from qeffbuild.export.weightless import Weightless, copied_or_whole
+from qeffbuild.export.weights import Stored, stored_tensors
+from qeffbuild.export.write import write_all
 from qeffbuild.models.classes import model_from
 from qeffbuild.signature import IoSignature
 
@@ -37,8 +32,6 @@ log = logging.getLogger(__name__)
 TOLERANCE = 1e-4
 # One op for attention where that gives the same; else the model's own code.
 _ATTENTIONS = ("qeffbuild", "eager")
-
-Row = tuple[torch.Tensor, ...]
 
 
 class Disagreement(Exception):
@@ -86,16 +79,16 @@ class _Made:
     all_layers_because: str | None = None
 
 
+@settled()
 def export(
     facts: Mapping[str, Any],
     out: Path,
     *,
     pooling: str = "auto",
     normalize: bool | None = None,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> Report:
     """Write the graphs, their signatures and export.json into `out`. `facts` is facts.json; no weight is read."""
-    torch.set_num_threads(1)
     task, said = facts["task"], facts["config"]
     how, is_normal = embedding_of(facts, pooling, normalize)
     kind = kind_of(task, how, is_normal)
@@ -107,7 +100,9 @@ def export(
     except QeffBuildError:
         raise
     except Exception as reason:
-        raise _unsupported(said, f"no small model of this kind can be built: {explain(reason)}") from reason
+        raise unsupported(
+            said["model_type"], f"no small model of this kind can be built: {explain(reason)}"
+        ) from reason
     for attention in _ATTENTIONS:
         choice = AnyAttention()
         try:
@@ -115,7 +110,7 @@ def export(
             if not error < TOLERANCE:
                 raise Disagreement(f"results differ from PyTorch's by {error:.1e} of their spread")
             progress(0.3, f"tracing: {attention}")
-            made = _graphs(config, task, facts, kind, attention, choice)
+            made = _graphs(config, task, stored_tensors(facts), kind, attention, choice)
         except QeffBuildError:
             raise
         except Exception as reason:
@@ -123,8 +118,6 @@ def export(
             rejected.append((attention, explain(reason)))
             continue
         progress(0.9, "writing")
-        for number, (model, signature) in enumerate(made.graphs):
-            write(model, place(out, signature, is_main=number == 0).graph)
         report = Report(
             model_type=said["model_type"],
             model_class=type(tried).__name__,
@@ -140,9 +133,9 @@ def export(
             all_layers_because=made.all_layers_because,
             rejected=tuple(rejected),
         )
-        (out / "export.json").write_text(json.dumps(report.as_json(), indent=1, sort_keys=True) + "\n")
+        write_all(made.graphs, report.as_json(), out)
         return report
-    raise _unsupported(said, rejected[0][1])
+    raise unsupported(said["model_type"], rejected[0][1])
 
 
 def embedding_of(facts: Mapping[str, Any], pooling: str, normalize: bool | None) -> tuple[str, bool]:
@@ -154,11 +147,11 @@ def embedding_of(facts: Mapping[str, Any], pooling: str, normalize: bool | None)
 
 def kind_of(task: str, how: str, is_normal: bool) -> Kind:
     if task == "embedding":
-        return Kind(graphs=lambda model: (embedder(model, how, normalize=is_normal),), error=_error_at_once)
+        return Kind(graphs=lambda model: (embedder(model, how, normalize=is_normal),), error=encoder_check.error)
     if task == "sequence-classification":
-        return Kind(graphs=lambda model: (classifier(model),), error=_error_at_once)
+        return Kind(graphs=lambda model: (classifier(model),), error=encoder_check.error)
     if task == "ctc":
-        return Kind(graphs=lambda model: (listener(model),), error=_error_at_once)
+        return Kind(graphs=lambda model: (listener(model),), error=encoder_check.error)
     from qeffbuild.export import seq2seq
 
     return Kind(graphs=seq2seq.graphs, error=seq2seq.error, has_one_stack=False)
@@ -172,146 +165,35 @@ def _maker(task: str) -> Callable[[Any], Any]:
 
 
 def _graphs(
-    config: Any, task: str, facts: Mapping[str, Any], kind: Kind, attention: str, choice: AnyAttention
+    config: Any, task: str, stored: Mapping[str, Stored], kind: Kind, attention: str, choice: AnyAttention
 ) -> _Made:
     """Each graph of the real model, traced without weights; layers are copied where that is sound."""
-    try:
-        return _attempt(config, task, facts, kind, attention, choice, copying=kind.has_one_stack)
-    except layers.NotAlike as reason:
-        made = _attempt(config, task, facts, kind, attention, choice, copying=False)
-        log.info("all layers are traced: %s", reason)
-        return replace(made, all_layers_because=str(reason))
+
+    def attempt(copying: bool) -> _Made:
+        choose = _one_stack if copying and kind.has_one_stack else None
+        return _traced(Weightless(config, stored, _maker(task), choose), kind, attention, choice)
+
+    made, reason = copied_or_whole(attempt)
+    return replace(made, all_layers_because=reason)
 
 
-def _attempt(
-    config: Any,
-    task: str,
-    facts: Mapping[str, Any],
-    kind: Kind,
-    attention: str,
-    choice: AnyAttention,
-    *,
-    copying: bool,
-) -> _Made:
-    model = skeleton.skeleton(config, _maker(task))
-    sources = weights.find_sources(model, weights.stored_tensors(facts))
-    weights.untie(model, sources)
-    names, buffers = weights.aliases(model), dict(model.named_buffers())
-    shapes = weights.shapes_of(model)
-    tables = dict(_tables_by_rule(model, [name for name in names if not any(n in sources for n in names[name])]))
-    alike = _one_stack(model) if copying else None
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    mode.cache_enabled = False
-    skeleton.make_fake(model, mode)
+def _traced(weightless: Weightless, kind: Kind, attention: str, choice: AnyAttention) -> _Made:
+    model, alike = weightless.model, weightless.alike
     graphs = []
     for asked in kind.graphs(model):
-        made = to_graph(asked, model, attention, choice, mode)
+        made = to_graph(asked, model, attention, choice, weightless.mode)
         if alike is not None:
-            layers.expand(made.graph, alike, (), buffers)
-        _drop_unread(made.graph)
-        _fill_in(made.graph, tables)
-        weights.refer(made.graph, sources, {k: v for k, v in names.items() if k not in tables}, shapes)
-        finish(made)
-        made.graph.name = asked.graph
+            layers.expand(made.graph, alike, (), weightless.buffers)
+        weightless.finish(made, asked.graph)
         graphs.append((made, signature_of(made.graph, asked)))
-    count = layers.number_of(config) if kind.has_one_stack else None
-    return _Made(graphs=tuple(graphs), layers=count, layers_traced=alike.traced if alike else count)
+    if alike is not None:
+        return _Made(graphs=tuple(graphs), layers=alike.count, layers_traced=alike.traced)
+    count = layers.number_of(model.config) if kind.has_one_stack else None
+    return _Made(graphs=tuple(graphs), layers=count, layers_traced=count)
 
 
 def _one_stack(model: Any) -> layers.Layers:
-    """The model's layers, cut to those that are traced."""
     alike = layers.plan(model)
     if alike.count != layers.number_of(model.config):
         raise layers.NotAlike(f"{alike.path} is not the stack of the model's layers")
-    layers.cut(model, alike)
     return alike
-
-
-def _tables_by_rule(model: Any, missing: Sequence[str]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Parameters that no checkpoint holds because a rule gives them (sinusoids): made twice, they are the same."""
-    for name in missing:
-        owner, _, attribute = name.rpartition(".")
-        module = model.get_submodule(owner)
-        if not isinstance(module, torch.nn.Embedding):
-            continue
-        made = []
-        for _ in range(2):
-            real = copy.copy(module)
-            table = torch.nn.Parameter(torch.empty(model.get_parameter(name).shape), requires_grad=False)
-            real._parameters = {attribute: table}
-            with torch.no_grad():
-                model._init_weights(real)
-            made.append(real.get_parameter(attribute))
-        if torch.equal(*made):
-            yield name, made[0]
-
-
-def _fill_in(graph: ir.Graph, tables: Mapping[str, torch.Tensor]) -> None:
-    for name, value in graph.initializers.items():
-        if (table := tables.get(name.removeprefix(weights.PREFIX))) is not None:
-            value.const_value = ir.tensor(table.numpy(), name=name)
-
-
-def _drop_unread(graph: ir.Graph) -> None:
-    """Parameters that no output depends on (a pooler, a decoder) need not be in the checkpoint."""
-    outputs = set(graph.outputs)
-    for name, value in list(graph.initializers.items()):
-        if not value.uses() and value not in outputs:
-            del graph.initializers[name]
-
-
-@torch.no_grad()
-def _error_at_once(model: Any, graphs: tuple[Traceable, ...], attention: str, choice: AnyAttention) -> float:
-    """Rows of several lengths, alone through PyTorch and together, padded, through what is traced."""
-    (asked,) = graphs
-    is_sound = asked.inputs[0].dtype == "float32"
-    rows = _sounds() if is_sound else _texts(asked)
-    use_its_own(model)
-    with adapted(model):
-        expected = [asked.module(*row)[0] for row in rows]
-    use(model, attention)
-    errors = []
-    with interfaces(choice), adapted(model):
-        choice.measuring = True
-        asked.module(*rows[0])
-        choice.measuring = False
-        if is_sound:  # what is heard after a row's end would change its norms, so rows of one length go together
-            made = [asked.module(*row)[0] for row in rows]
-        else:
-            together = asked.module(*_padded(rows))[0]
-            made = [together[place : place + 1] for place in range(len(rows))]
-    for wanted, found in zip(expected, made, strict=True):
-        found = found[:, : wanted.shape[1]] if found.dim() == 3 else found
-        errors.append(float((found - wanted).abs().max() / wanted.std().clamp(min=1e-3)))
-    return max(errors)
-
-
-def _texts(asked: Traceable) -> list[Row]:
-    rows = []
-    for number, length in enumerate((11, 7)):
-        ids = (torch.arange(length) * (37 + number) + 11 * number + 20)[None] % 200 + 20
-        types = (torch.arange(length) >= length // 2).long()[None]
-        of = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": types}
-        rows.append(tuple(of[tensor.name] for tensor in asked.inputs))
-    return rows
-
-
-def _sounds() -> list[Row]:
-    return [(torch.sin(torch.arange(length) ** 1.1 / 7)[None],) for length in (4800, 6400)]
-
-
-def _padded(rows: Sequence[Row]) -> Row:
-    longest = max(row[0].shape[1] for row in rows)
-    columns = zip(*rows, strict=True)
-    return tuple(
-        torch.cat([torch.nn.functional.pad(tensor, (0, longest - tensor.shape[1])) for tensor in column])
-        for column in columns
-    )
-
-
-def _unsupported(said: Mapping[str, Any], why: str) -> ModelError:
-    return ModelError(
-        "model.unsupported",
-        f"{said['model_type']}: {why}",
-        hint="no way of tracing this model reproduces PyTorch's results; the log of this step lists them all",
-    )

@@ -1,4 +1,4 @@
-"""A finished graph -> the bytes of its file: those that onnx_ir gives, in half the time.
+"""Finished graphs -> their files: the bytes that onnx_ir gives, in half the time.
 
 A graph of many layers says few things many times: names, attributes, types and shapes become bytes once for all that
 share them, and a node is put together from these without a message of its own. `finish` left neither texts nor
@@ -7,12 +7,17 @@ metadata, so there are no fields for them.
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnx_ir as ir
+
+from qeffbuild.graphs import place
+from qeffbuild.signature import IoSignature
 
 # The key of a field is its number and how long it is: 2, its length follows; 0, it is a number itself.
 _TEXT = [bytes([number << 3 | 2]) for number in range(16)]
@@ -23,6 +28,13 @@ _SHORT = [bytes([number]) for number in range(128)]
 def write(model: ir.Model, path: Path) -> None:
     """Write the graph and its references; no weight is read."""
     path.write_bytes(to_bytes(model))
+
+
+def write_all(graphs: Iterable[tuple[ir.Model, IoSignature]], report: Mapping[str, Any], out: Path) -> None:
+    """Write graphs, the main one first, their signatures, and export.json."""
+    for number, (model, signature) in enumerate(graphs):
+        write(model, place(out, signature, is_main=number == 0).graph)
+    (out / "export.json").write_text(json.dumps(report, indent=1, sort_keys=True) + "\n")
 
 
 def to_bytes(model: ir.Model) -> bytes:

@@ -1,0 +1,116 @@
+"""A model of images and text, made small -> the attention of its vision part and the recipe that agree with PyTorch."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoModelForImageTextToText
+
+from qeffbuild.errors import QeffBuildError
+from qeffbuild.export import skeleton
+from qeffbuild.export.image_check import Expected, check_language, check_vision, reference
+from qeffbuild.export.interfaces import AttentionChoice
+from qeffbuild.export.reasons import explain, unsupported
+from qeffbuild.export.recipes import Recipe
+from qeffbuild.export.selfcheck import TOLERANCE, Disagreement
+from qeffbuild.export.shrink import MOST_PARAMETERS
+from qeffbuild.export.shrink_image import smaller
+from qeffbuild.export.states import CacheForm, probe
+from qeffbuild.export.vision import SEGMENTS, Picture, Vision
+
+log = logging.getLogger(__name__)
+
+_VISION_ATTENTIONS = (SEGMENTS, "eager")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Small:
+    """The small model of the self-check, what its cache is made of, and what it should say."""
+
+    model: Any
+    form: CacheForm
+    expected: Expected
+    vision_attention: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """How the real model is traced; `whole_images` says that an image may not be split over chunks."""
+
+    recipe: Recipe
+    choice: AttentionChoice
+    error: float
+    whole_images: bool
+    vision_attention: str
+    is_listed: bool
+
+
+def make(config: Any) -> Any:
+    return AutoModelForImageTextToText.from_config(config, dtype=torch.float32, attn_implementation="eager")
+
+
+def small_one(config: Any, one: Mapping[str, Any]) -> Small:
+    """The first smaller model that transformers itself can run, and the attention that its vision part agrees with.
+
+    `one` is what the processor makes of one image.
+    """
+    reasons: list[BaseException] = []
+    for said in smaller(config):
+        try:
+            shrunken = skeleton.configuration(said)
+            parameters = skeleton.skeleton(shrunken, make).parameters()
+            if sum(parameter.numel() for parameter in parameters) > MOST_PARAMETERS:
+                raise ValueError("it cannot be made small enough")
+            model = skeleton.small_model(shrunken, make)
+            picture = Picture.of(one, model)
+            expected = reference(model, picture)
+            attention = _vision_attention(model, picture, expected)
+            return Small(model=model, form=probe(model), expected=expected, vision_attention=attention)
+        except QeffBuildError:
+            raise
+        except Exception as reason:
+            log.debug("a smaller configuration failed", exc_info=True)
+            reasons.append(reason)
+    why = f"no small model of this kind can be built to check against: {explain(reasons[0])}"
+    raise unsupported(config.model_type, why) from reasons[0]
+
+
+def _vision_attention(model: Any, picture: Picture, expected: Expected) -> str:
+    for attention in _VISION_ATTENTIONS:
+        try:
+            if check_vision(model, picture, attention, expected) < TOLERANCE:
+                return attention
+        except Exception:
+            log.debug("vision attention %s failed", attention, exc_info=True)
+    raise Disagreement("the embeddings of an image differ from PyTorch's")
+
+
+def chosen(small: Small, recipe: Recipe) -> Chosen:
+    """Raise Disagreement unless the recipe is right; images that see themselves as a whole may not be split."""
+    outputs = Vision(small.model, _nothing(), attention=small.vision_attention).outputs
+    for splitting in (True, False):
+        try:
+            choice, error = check_language(
+                small.model, small.form, recipe, small.expected, outputs, splitting=splitting
+            )
+        except Disagreement:
+            if not splitting:
+                raise
+            continue
+        return Chosen(
+            recipe=recipe,
+            choice=choice,
+            error=error,
+            whole_images=not splitting,
+            vision_attention=small.vision_attention,
+            is_listed=small.expected.is_listed,
+        )
+    raise AssertionError("one of the two answers")
+
+
+def _nothing() -> Picture:
+    return Picture(pixels=torch.zeros(0), geometry={})

@@ -1,0 +1,126 @@
+"""A model of images and text, and the way that was chosen -> its graphs: decoder and vision part, or both in one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch import nn
+
+from qeffbuild.export import layers
+from qeffbuild.export.adapted import adapted
+from qeffbuild.export.image_choice import Chosen, make
+from qeffbuild.export.interfaces import AttentionChoice, interfaces, use
+from qeffbuild.export.language import OUTPUTS, Language
+from qeffbuild.export.modules import Traceable, signature_of, to_graph
+from qeffbuild.export.states import CacheForm, StateSpec, probe
+from qeffbuild.export.vision import Picture, Vision, stacked_layers
+from qeffbuild.export.weightless import Weightless, copied_or_whole
+from qeffbuild.export.weights import Stored
+from qeffbuild.signature import IoSignature, Tensor
+
+DECODER, VISION = "decoder", "vision"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traced:
+    model: ir.Model
+    signature: IoSignature
+    model_class: str
+    layers: int
+    layers_traced: int
+    all_layers_because: str | None = None
+
+
+def graphs(
+    config: Any, stored: Mapping[str, Stored], seen: Mapping[str, Any], chosen: Chosen, *, kv_offload: bool
+) -> tuple[Traced, ...]:
+    """The main graph first. `seen` is what the processor makes of the images that a graph takes at once."""
+
+    def attempt(copying: bool) -> Traced:
+        return _main(Weightless(config, stored, make, _text_layers if copying else None), seen, chosen, kv_offload)
+
+    made, reason = copied_or_whole(attempt)
+    main = replace(made, all_layers_because=reason)
+    return (main, _vision(Weightless(config, stored, make), seen, chosen)) if kv_offload else (main,)
+
+
+def _text_layers(model: Any) -> layers.Layers:
+    within = next(name for name, module in model.named_modules() if module is model.get_decoder())
+    return layers.plan(model, within, first=1 + stacked_layers(model))
+
+
+def _vision(weightless: Weightless, seen: Mapping[str, Any], chosen: Chosen) -> Traced:
+    model = weightless.model
+    module = Vision(model, Picture.of(seen, model), attention=chosen.vision_attention)
+    asked = Traceable(graph=VISION, module=module, inputs=(module.input,), outputs=module.outputs)
+    made = to_graph(asked, model, "eager", AttentionChoice(), weightless.mode)
+    weightless.finish(made, VISION)
+    signature = signature_of(made.graph, asked)
+    return Traced(model=made, signature=signature, model_class=type(model).__name__, layers=0, layers_traced=0)
+
+
+def _main(weightless: Weightless, seen: Mapping[str, Any], chosen: Chosen, kv_offload: bool) -> Traced:
+    """The decoder, or the decoder with the vision part before it."""
+    model, alike = weightless.model, weightless.alike
+    use(model, "eager")
+    with weightless.mode, interfaces(chosen.choice), adapted(model):
+        form = probe(model)
+    vision = Vision(model, Picture.of(seen, model), attention=chosen.vision_attention)
+    language = Language(model, form, chosen.recipe, vision=vision.outputs, is_listed=chosen.is_listed)
+    asked = _asked(vision, language, form, kv_offload)
+    made = to_graph(asked, model, chosen.recipe.attention, chosen.choice, weightless.mode)
+    specs: Sequence[StateSpec] = form.states
+    if alike is not None:
+        specs = layers.expand(made.graph, alike, form.states, weightless.buffers)
+    _order(made.graph, asked, specs)
+    weightless.finish(made, DECODER)
+    signature = signature_of(made.graph, replace(asked, states=tuple(spec.signed() for spec in specs)))
+    count = alike.count if alike else len(form.layers)
+    return Traced(
+        model=made,
+        signature=signature,
+        model_class=type(model).__name__,
+        layers=count,
+        layers_traced=alike.traced if alike else count,
+    )
+
+
+def _asked(vision: Vision, language: Language, form: CacheForm, kv_offload: bool) -> Traceable:
+    return Traceable(
+        graph=DECODER,
+        module=language if kv_offload else Together(vision, language),
+        inputs=language.inputs(),
+        outputs=OUTPUTS,
+        states=tuple(spec.signed() for spec in form.states),
+        held=language.held() if kv_offload else (vision.input,),
+        sizes={"vision_size": 7},
+    )
+
+
+def _order(graph: ir.Graph, asked: Traceable, specs: Sequence[StateSpec]) -> None:
+    """Inputs, states, what is held: as the signature says."""
+    values = {value.name: value for value in graph.inputs}
+    others: tuple[tuple[Tensor, ...], ...] = (asked.inputs, asked.held)
+    before, behind = ([tensor.name for tensor in tensors] for tensors in others)
+    graph.inputs[:] = [values[name] for name in (*before, *(spec.name for spec in specs), *behind)]
+
+
+class Together(nn.Module):
+    """Vision and language as one module: every row of tokens reads the same images, embedded anew in each run."""
+
+    def __init__(self, vision: Vision, language: Language) -> None:
+        super().__init__()
+        self.model = vision.model
+        self.parts = (vision, language)  # a tuple, so that parameters have one name
+
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        vision, language = self.parts
+        *said, pixels = tensors
+        rows = said[0].shape[0]
+        embedded = vision(pixels)
+        spread = [made.expand(rows, *made.shape[1:]) for made in embedded]
+        return language(*said, *spread)
