@@ -2,8 +2,8 @@
 
 Reading order: `neutral` (the story), `recipes` and `selfcheck` (which way to trace is right for this model), `states`,
 `cache`, `loops`, `interfaces`, `adapted`, `positions` and `decoder` (how it is traced), `weightless` (the real model,
-which every exporter traces), then `trace`, `tidy`, `layers`, `weights` and `finish` (what becomes of the trace). `tasks`
-is the story of encoders and encoder-decoders, `image_text` that of models that see.
+which every exporter traces), then `trace`, `tidy`, `layers`, `weights` and `finish` (what becomes of the trace).
+`tasks` is the story of encoders and encoder-decoders, `image_text` that of models that see.
 """
 
 from __future__ import annotations
