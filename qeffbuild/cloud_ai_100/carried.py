@@ -1,8 +1,9 @@
 """States that are no keys and values of attention -> retained states of the device, where its compiler has a form.
 
-A state that passes from token to token is written by a loop, and the compiler has none: where every run is of one token
-(`specialization.prefill_seq_len=1`), the loop is one turn, and nothing of it is left. Keys of an indexer, which have no
-heads, are a cache of one head. A text that is kept to be computed anew has no form: it is refused.
+A state that passes from token to token is written by a loop, and the compiler has none. Where no run is longer than a
+chunk that is done at once by products of matrices (`graph.chunked`), a run is that chunk; where every run is of one
+token, the loop is one turn; and nothing of the loop is left. Keys of an indexer, which have no heads, are a cache of
+one head. A text that is kept to be computed anew has no form: it is refused.
 """
 
 from __future__ import annotations
@@ -15,31 +16,45 @@ import onnx_ir as ir
 
 from qeffbuild.cloud_ai_100.names import IMAGE
 from qeffbuild.errors import ModelError
+from qeffbuild.graph.chunked import NotChunked
 from qeffbuild.graph.emit import Emitter, replace_value
 from qeffbuild.graph.files import DOMAIN
 from qeffbuild.graph.hoist import BEGIN, END, is_mark
+from qeffbuild.graph.loops import one_chunk
 from qeffbuild.graph.ops import SCATTER, given, symbolic
 from qeffbuild.signature import IoSignature, State
 
 _OF_PASSES = ("adapter", "buffer")  # states that passes have added, which are written in ways of their own
 
 
-def check_states(states: Iterable[State], *, one_token: bool) -> None:
+def without_loops(graph: ir.Graph, states: Iterable[State], longest: int | None) -> None:
+    """Loops over tokens, for runs of at most `longest` tokens (None: longer than any chunk), as what they come to."""
+    carried = []
     for state in states:
-        if state.kind in _OF_PASSES or (state.positional and len(state.axes) in (3, 4) and state.kind != "token"):
-            continue
         if state.kind == "token":
             raise ModelError(
                 "onnx.unsupported",
                 f"graph: state {state.name} is the text itself, of which every step computes all anew",
                 hint="this model keeps its past in no cache of transformers: build it for backend=onnxruntime",
             )
-        if not one_token:
-            raise ModelError(
-                "onnx.unsupported",
-                f"graph: state {state.name} passes from token to token by a loop, which the compiler does not have",
-                hint="specialization.prefill_seq_len=1: runs of one token need no loop",
-            )
+        if state.kind not in _OF_PASSES and not (state.positional and len(state.axes) in (3, 4)):
+            carried.append(state.name)
+    if carried and longest == 1:
+        _one_turn(graph)
+    elif carried:
+        _one_chunk(graph, carried[0], longest)
+
+
+def _one_chunk(graph: ir.Graph, state: str, longest: int | None) -> None:
+    loop = f"graph: state {state} passes from token to token by a loop, which the compiler does not have"
+    try:
+        most = one_chunk(graph)
+    except NotChunked as reason:
+        hint = f"specialization.prefill_seq_len=1: runs of one token need no loop; longer ones would ({reason})"
+        raise ModelError("onnx.unsupported", loop, hint=hint) from reason
+    if longest is None or longest > most:
+        hint = f"specialization.prefill_seq_len={most} without drafts: so short a run needs no loop"
+        raise ModelError("onnx.unsupported", loop, hint=hint)
 
 
 def is_carried(state: State) -> bool:
@@ -47,7 +62,7 @@ def is_carried(state: State) -> bool:
     return not state.positional and state.kind not in ("adapter", IMAGE)
 
 
-def one_turn(graph: ir.Graph) -> None:
+def _one_turn(graph: ir.Graph) -> None:
     """Marked loops (`graph.loops`), where every run has one token: values instead of marks."""
     emit = Emitter(graph, "turn")
     for node in [node for node in graph if is_mark(node, BEGIN | END)]:

@@ -25,7 +25,7 @@ class Form:
     num_logits_to_keep: bool = False
     kv_cache_prefix: str | None = None
     sub_functions: bool = False  # a function per kind of decoder layer
-    one_token: bool = False  # every run is of one token, so that loops over tokens have one turn
+    longest_run: int | None = None  # how many tokens a run has at most; None: more than can be done without a loop
     rings_below: int | None = None  # states of layers whose window is shorter than this are as long as the window
 
 

@@ -8,7 +8,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass
 
 from qeffbuild.cloud_ai_100.cache_ops import add_functions
-from qeffbuild.cloud_ai_100.carried import check_states, one_turn, with_heads
+from qeffbuild.cloud_ai_100.carried import with_heads, without_loops
 from qeffbuild.cloud_ai_100.finish import finish
 from qeffbuild.cloud_ai_100.form import Form, set_io, signature_of
 from qeffbuild.cloud_ai_100.functions import outline_layers
@@ -59,9 +59,7 @@ def lower(model: ir.Model, signature: IoSignature, form: Form) -> IoSignature:
     """Rewrites `model`; its inputs and outputs from now on."""
     InlinePass()(model)
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    check_states(signature.states, one_token=form.one_token)
-    if form.one_token:
-        one_turn(model.graph)
+    without_loops(model.graph, signature.states, form.longest_run)
     signature = retain_images(model.graph, signature, one_row=form.continuous_batching)
     signature = with_rings(with_heads(model.graph, signature), form.rings_below)
     _hold_integers(model.graph)

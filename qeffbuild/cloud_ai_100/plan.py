@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from qeffbuild.cloud_ai_100.requests import is_continuous
 from qeffbuild.plan.types import Step
-from qeffbuild.spec.types import BuildSpec
+from qeffbuild.spec.types import BuildSpec, SpecializationSpec
 
 GRAPH_TOOLS = ("ml-dtypes", "numpy", "onnx", "onnx-ir")
 # What keys the other steps of either compiler: modules that copy into folders, and besides, that write documents.
 BRINGS = ("bring", "finish", "images", "layers", "names", "norms", "opset17")
 RENDERS = (*BRINGS, "context_lengths", "exported", "folder", "image_shapes", "reader_shapes", "specializations")
+RUNS = (1, 16, 32, 64, 256)  # tokens of a run that is done without a loop, by what states it changes
 _ROOM = "qeffbuild.cloud_ai_100"
 
 
@@ -27,7 +28,7 @@ def lower(spec: BuildSpec, graph: str, *, sub_functions: bool = False) -> Step:
             "num_logits_to_keep": bool(shapes.num_speculative_tokens),
             "kv_cache_prefix": options.kv_cache_prefix,
             "sub_functions": sub_functions,
-            "one_token": shapes.prefill_seq_len == 1 and not shapes.num_speculative_tokens,
+            "longest_run": _longest_run(shapes),
             "rings_below": None if keeps_full else shapes.ctx_len,
         },
         reads={
@@ -36,7 +37,7 @@ def lower(spec: BuildSpec, graph: str, *, sub_functions: bool = False) -> Step:
             "num_logits_to_keep": "specialization.num_speculative_tokens",
             "kv_cache_prefix": "backend.kv_cache_prefix",
             "sub_functions": "backend.sub_functions",
-            "one_token": "specialization.prefill_seq_len",
+            "longest_run": "specialization.prefill_seq_len",
             "rings_below": "specialization.ctx_len",
         },
         inputs={"graph": graph},
@@ -59,6 +60,13 @@ def lower(spec: BuildSpec, graph: str, *, sub_functions: bool = False) -> Step:
         ),
         tools=GRAPH_TOOLS,
     )
+
+
+def _longest_run(shapes: SpecializationSpec) -> int | None:
+    """Rounded up, so that lengths share what is built; None where rejected drafts have to be taken back."""
+    if shapes.num_speculative_tokens:
+        return None
+    return next((length for length in RUNS if shapes.prefill_seq_len <= length), None)
 
 
 def rooms(*names: str) -> tuple[str, ...]:

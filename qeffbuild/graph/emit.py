@@ -75,3 +75,9 @@ def replace_value(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
     name, old.name = old.name, f"{old.name}.replaced"
     new.name = name
     old.replace_all_uses_with(new, replace_graph_outputs=True)
+
+
+def detach(node: ir.Node) -> None:
+    """A node that goes into no graph reads nothing any more."""
+    for place in range(len(node.inputs)):
+        node.replace_input_with(place, None)

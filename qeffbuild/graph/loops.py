@@ -41,9 +41,6 @@ def lower_loops(graph: ir.Graph, *, chunks: bool = True) -> Lowered:
     said = Lowered()
     if not any(is_mark(node, BEGIN | END) for node in graph):
         return said
-    fill_shapes(graph)
-    hoist(graph)
-    fill_shapes(graph)
     loops = _loops(graph)
     by_chunks = Chunks(graph, _reached(graph))
     for number, loop in enumerate(loops):
@@ -57,8 +54,29 @@ def lower_loops(graph: ir.Graph, *, chunks: bool = True) -> Lowered:
             results = _scan(graph, loop, number, outer)
             said.token_by_token[str(reason)] += 1
         _replace(graph, loop, results, outer)
-    graph.remove([node for node in graph if is_mark(node, {"Token"}) and not node.outputs[0].uses()], safe=True)
+    _remove_tokens(graph)
     return said
+
+
+def one_chunk(graph: ir.Graph) -> int:
+    """Every marked loop as the one chunk that a run is: no loop is left. How many tokens a run may have at most.
+
+    Padding has to come behind a row's tokens. Raises NotChunked where a turn's algebra is not known.
+    """
+    loops = _loops(graph)
+    chunks, most = Chunks(graph, _reached(graph)), []
+    for number, loop in enumerate(loops):
+        outer = Emitter(graph, f"loop.{number}")
+        results, tokens = chunks.write_one(loop, number, outer)
+        most.append(tokens)
+        _replace(graph, loop, results, outer)
+    _remove_tokens(graph)
+    return min(most)
+
+
+def _remove_tokens(graph: ir.Graph) -> None:
+    """Marks of which nobody reads any more."""
+    graph.remove([node for node in graph if is_mark(node, {"Token"}) and not node.outputs[0].uses()], safe=True)
 
 
 def _reached(graph: ir.Graph) -> set[ir.Value]:
@@ -83,7 +101,10 @@ class _Loop:
 
 
 def _loops(graph: ir.Graph) -> list[_Loop]:
-    """Marks and what is between them, apart by what hangs together; a shared Token alone joins nothing."""
+    """Marks and what has to be between them, apart by what hangs together; a shared Token alone joins nothing."""
+    fill_shapes(graph)
+    hoist(graph)
+    fill_shapes(graph)
     order = {node: place for place, node in enumerate(graph)}
     group: dict[ir.Node, ir.Node] = {}
 

@@ -200,11 +200,11 @@ def _cached(model: Any, prompt: Sequence[int], decoded: Sequence[int]) -> np.nda
 
 
 def _lowered_for_qaic(folder: Path, signature: IoSignature) -> str:
-    """Nothing where the graph has the compiler's form, "one token" where it has it for runs of one, else why not."""
-    for form, said in ((Form(), ""), (Form(one_token=True), "one token")):
+    """Nothing where the graph has the compiler's form, "runs of N" where it has it for short ones, else why not."""
+    for longest in (None, 256, 64, 32, 16, 1):
         try:
-            lower_qaic(load_graph(folder / "graph.onnx"), signature, form)
-            return said
+            lower_qaic(load_graph(folder / "graph.onnx"), signature, Form(longest_run=longest))
+            return "" if longest is None else f"runs of {longest}"
         except QeffBuildError as problem:
             why = problem.message
         except Exception as problem:

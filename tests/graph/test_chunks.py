@@ -9,7 +9,7 @@ import pytest
 
 from qeffbuild.graph.emit import Emitter
 from qeffbuild.graph.files import DOMAIN
-from qeffbuild.graph.loops import lower_loops
+from qeffbuild.graph.loops import lower_loops, one_chunk
 from qeffbuild.graph.shapes import fill_shapes
 
 HEADS, KEYS, VALUES, KERNEL = 2, 4, 3, 3
@@ -193,6 +193,28 @@ def test_chunks_say_what_single_tokens_say(kind):
     states = check_alike(kind, feed)
 
     assert np.array_equal(states[0][3], feed["state.0"][3])  # the row without a token
+
+
+MOST = {"decaying by key": 16, "correcting": 32, "shifting": 256, "remembering": 256}  # the others 64
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("length", [1, 2, 13, 16])
+def test_a_run_that_is_one_chunk_has_no_loop(kind, length):
+    chunk, plain = KINDS[kind](), KINDS[kind]()
+    positions = np.arange(length)[None] + np.array([[0], [7], [0], [3]])
+    positions[1, -length // 2 :] = -1  # a row that ends before the run, and one that is not there
+    positions[3] = -1
+    feed = feed_of(plain, positions)
+
+    assert one_chunk(chunk.graph) == MOST.get(kind, 64)
+    lower_loops(plain.graph, chunks=False)
+
+    assert not {"Scan", "Loop", "If"} & {node.op_type for node in chunk.graph}
+    is_token = positions >= 0
+    made, wanted = run(chunk, feed), run(plain, feed)
+    np.testing.assert_allclose(made[0][is_token], wanted[0][is_token], rtol=1e-4, atol=2e-6)
+    np.testing.assert_allclose(made[1], wanted[1], rtol=1e-4, atol=2e-6)
 
 
 @pytest.mark.parametrize("length", [1, 2, 31, 65])

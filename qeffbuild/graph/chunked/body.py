@@ -25,7 +25,9 @@ _ONLY_WINDOWS = 256  # tokens of a chunk that has no matrices of tokens by token
 class ChunkBody(Rows):
     """Walks the nodes of a turn. Inputs are made here: `states`, `position` [tokens, batch], and `turns`."""
 
-    def __init__(self, graph: ir.Graph, loop: Any, name: str, inner: Collection[ir.Value]) -> None:
+    def __init__(
+        self, graph: ir.Graph, loop: Any, name: str, inner: Collection[ir.Value], *, may_loop: bool = True
+    ) -> None:
         emit = Emitter(graph, name)
         self.loop = loop
         self.position = ir.Value(name=f"{name}.position", type=loop.position_ids.type, shape=ir.Shape([None, None]))
@@ -39,7 +41,7 @@ class ChunkBody(Rows):
         self.tables: dict[str, ir.Value] = {}
         is_token = emit("GreaterOrEqual", emit("Transpose", self.position, perm=[1, 0]), 0)
         count = emit("ReduceSum", emit("Cast", is_token, to=ir.DataType.INT64), [1], keepdims=0)
-        self.chunk = Chunk(emit, self.extent, is_token, count, self._table)
+        self.chunk = Chunk(emit, self.extent, is_token, count, self._table, may_loop)
         self.reader = Reader(self.row_of, self._parts, self._logarithm)
         self.turns = [self._turn(mark, f"{name}.turn.{i}") for i, mark in enumerate(loop.turns)]
         self.states = [self._state(mark, f"{name}.state.{i}") for i, mark in enumerate(loop.states)]

@@ -14,7 +14,7 @@ from typing import Any
 import onnx_ir as ir
 
 from qeffbuild.graph.chunked.body import ChunkBody
-from qeffbuild.graph.emit import Emitter
+from qeffbuild.graph.emit import Emitter, detach
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,26 @@ class Chunks:
         order = self._order(loop.position_ids, body.tokens, emit)
         many = self._over_chunks(loop, chunk, order, f"loop.{number}.many")
         return emit.several("If", len(results), self.single[loop.position_ids], then_branch=turn, else_branch=many)
+
+    def write_one(self, loop: Any, number: int, emit: Emitter) -> tuple[list[ir.Value], int]:
+        """The same where a run is one chunk, padding behind its tokens, and how many tokens that may have: no loop."""
+        body = ChunkBody(self.graph, loop, f"loop.{number}.chunk", self.inner, may_loop=False)
+        made = body.walk()
+        nodes = _needed(body.emit.waiting(), made)
+        given = dict(zip(body.states, (mark.inputs[0] for mark in loop.states), strict=True))
+        given[body.position] = emit("Transpose", loop.position_ids, perm=[1, 0])
+        for value, mark in zip(body.turns, loop.turns, strict=True):
+            given[value] = emit("Transpose", mark.inputs[0], perm=[1, 0, *range(2, len(mark.outputs[0].shape))])
+        for value, outer in given.items():
+            value.replace_all_uses_with(outer)
+        for node in nodes:
+            emit.add(node)
+        states, ends = made[: len(loop.states)], made[len(loop.states) :]
+        turned = [
+            emit("Transpose", value, perm=[1, 0, *range(2, len(mark.inputs[0].shape))])
+            for value, mark in zip(ends, loop.ends, strict=True)
+        ]
+        return [given.get(value, value) for value in states] + turned, body.tokens
 
     def _over_chunks(self, loop: Any, chunk: ir.Graph, order: Order, name: str) -> ir.Graph:
         emit = Emitter(self.graph, name)
@@ -119,6 +139,5 @@ def _needed(nodes: list[ir.Node], results: list[ir.Value]) -> list[ir.Node]:
             kept.append(node)
             wanted |= {value.producer() for value in node.inputs if value is not None}
         else:
-            for place in range(len(node.inputs)):
-                node.replace_input_with(place, None)
+            detach(node)
     return kept[::-1]

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from qeffbuild.graph.chunked import triangular
+from qeffbuild.graph.chunked import elements, triangular
 from qeffbuild.graph.chunked.linear import Factor, Linear, NotLinear, Product
 from qeffbuild.graph.chunked.placing import Placing, folded
 from qeffbuild.graph.emit import Emitter
@@ -38,6 +38,7 @@ class Chunk:
     is_token: ir.Value
     count: ir.Value  # of each row
     constant: Callable[[str, np.ndarray], ir.Value]  # a table [C, C] cut to the chunk's length
+    may_loop: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,22 +214,12 @@ class Recurrence:
             decay = self.placing.elements(self.said.whole[0], axes)
             written = folded(emit, "Add", [self.placing.elements(product, axes) for product in self.said.free])
             full = emit("Concat", self.chunk.extent, emit("Shape", self.before, start=1), axis=0)
-            self.all = self._one_by_one(emit("Expand", decay, full), emit("Expand", written, full))
+            each = emit("Expand", decay, full), emit("Expand", written, full)
+            if self.chunk.may_loop:
+                self.all = elements.by_turns(emit, self.before, *each, self.said.sizes[1:])
+            else:
+                self.all = elements.by_doubling(emit, self.before, *each, ELEMENTS)
         return self.emit("Reshape", self.all, [-1, *(int(size) for size in self.said.sizes[1:])])
-
-    def _one_by_one(self, decay: ir.Value, written: ir.Value) -> ir.Value:
-        """[tokens, B, ...]. Two operations on each element are all that is left in this loop."""
-        emit = self.emit
-        name = emit.name("elements")
-        state, g, u = (ir.Value(name=f"{name}.{part}", type=self.before.type) for part in ("state", "decay", "written"))
-        inner = Emitter(emit.graph, name)
-        new = inner("Add", inner("Mul", state, g), u)
-        copy = inner("Identity", new)
-        for value in (new, copy):
-            value.type, value.shape = self.before.type, ir.Shape([None, *self.said.sizes[1:]])
-        body = ir.Graph([state, g, u], [new, copy], nodes=inner.waiting(), name=name)
-        _, every = emit.several("Scan", 2, self.before, decay, written, body=body, num_scan_inputs=2)
-        return every
 
     def last(self) -> ir.Value:
         """The state behind the chunk, in its own axes."""

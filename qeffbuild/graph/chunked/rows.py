@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from qeffbuild.graph.chunked.linear import Factor, NotLinear
 from qeffbuild.graph.chunked.windows import Sequences, Shifted, Window, sliced_along
-from qeffbuild.graph.emit import Emitter
+from qeffbuild.graph.emit import Emitter, detach
 from qeffbuild.graph.hoist import QUANTIZED
 from qeffbuild.graph.shapes import COMPARE, SAME, SPREAD, Shape, constant_of, shape_of, spread, unsqueezed
 
@@ -140,7 +140,7 @@ class Rows:
         inputs = [value, weight, *([self._full(bias[0])] if bias and bias[0] is not None else [])]
         plain = ir.Node("", "Conv", inputs, list(node.attributes.values()), num_outputs=1)
         made = self.sequences.convolved(plain, self._window(value))
-        plain.replace_input_with(0, None)
+        detach(plain)
         if made is None:
             self._copy(node)
         else:
@@ -183,6 +183,9 @@ class Rows:
             new.type = old.type
             self.rows[old] = new
         self._note(node.outputs[0], shape)
+        for old, new in zip(node.outputs, made_by, strict=True):
+            sizes = self.narrow.get(old) or shape_of(old)
+            new.shape = None if sizes is None else ir.Shape([None, *sizes[1:]])
 
     def _expand(self, node: ir.Node) -> None:
         value, result = node.inputs[0], node.outputs[0]

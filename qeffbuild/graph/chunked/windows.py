@@ -177,7 +177,7 @@ class Sequences:
         """One filter for each channel: a few products of whole tensors, which a processor does as fast as it reads."""
         emit = self.emit
         taps = (
-            emit.several("Split", kernel, emit("Squeeze", weight, [1]), axis=1, num_outputs=kernel)
+            emit.several("Split", kernel, emit("Squeeze", weight, [1]), [1] * kernel, axis=1)
             if kernel > 1
             else (emit("Squeeze", weight, [1]),)
         )

@@ -1,4 +1,4 @@
-"""States that are no keys and values: retained like these where every run is of one token, else refused by name."""
+"""States that are no keys and values: retained like these where no run is longer than a chunk, else refused by name."""
 
 from __future__ import annotations
 
@@ -23,9 +23,14 @@ PROMPTS = ([3, 1, 4, 1, 5, 9, 2], [27, 18], [11, 12, 13, 14, 15])
 CONTINUOUS = {"batch_index": np.array([[4], [0], [2]])}
 # Family, its form, slots, tokens of a chunk, further inputs, and the kinds of its states.
 EACH = {
-    "convolutions beside attention": ("lfm2", Form(one_token=True), 3, 1, {}, {"conv", "key", "value"}),
-    "rows that come and go": ("lfm2", Form(one_token=True, continuous_batching=True), 5, 1, CONTINUOUS, None),
-    "no attention at all": ("mamba", Form(one_token=True), 3, 1, {}, {"conv", "recurrent"}),
+    "convolutions beside attention": ("lfm2", Form(longest_run=1), 3, 1, {}, {"conv", "key", "value"}),
+    "convolutions of a run": ("lfm2", Form(longest_run=256), 3, 4, {}, {"conv", "key", "value"}),
+    "rows that come and go": ("lfm2", Form(longest_run=1, continuous_batching=True), 5, 1, CONTINUOUS, None),
+    "rows that come and go by runs": ("mamba2", Form(longest_run=16, continuous_batching=True), 5, 3, CONTINUOUS, None),
+    "no attention at all": ("mamba", Form(longest_run=1), 3, 1, {}, {"conv", "recurrent"}),
+    "decays of single elements": ("mamba", Form(longest_run=64), 3, 5, {}, {"conv", "recurrent"}),
+    "the delta rule": ("qwen3_next", Form(longest_run=32), 3, 4, {}, {"conv", "recurrent", "key", "value"}),
+    "a decay for each key": ("kimi_linear", Form(longest_run=16), 3, 16, {}, None),
     "the keys of an indexer": ("deepseek_v32", Form(), 3, 3, {}, {"indexer_keys", "key", "value"}),
 }
 
@@ -74,7 +79,8 @@ def greedy(fetch: Path, prompt: list[int]) -> list[int]:
 @pytest.mark.parametrize(
     ("model_type", "found", "move"),
     [
-        ("lfm2", "past_conv.0 passes from token to token by a loop", "specialization.prefill_seq_len=1"),
+        ("lfm2", "past_conv.0 passes from token to token by a loop", "specialization.prefill_seq_len=256"),
+        ("mamba2", "past_conv.0 passes from token to token by a loop", "specialization.prefill_seq_len=64"),
         ("openai-gpt", "past_token.0 is the text itself", "backend=onnxruntime"),
     ],
 )
