@@ -95,6 +95,12 @@ def _drop(*names: str) -> Rule:
     return rule
 
 
+def _sampled(emit: Emitter, node: ir.Node) -> None:
+    """Opset 20 took the two from the names of modes."""
+    mode = node.attributes["mode"].as_string() if "mode" in node.attributes else "linear"
+    node.attributes["mode"] = ir.AttrString("mode", {"linear": "bilinear", "cubic": "bicubic"}.get(mode, mode))
+
+
 def _gelu(emit: Emitter, node: ir.Node) -> ir.Value:
     x = _only(node)
     dtype = (x.dtype or ir.DataType.FLOAT).numpy()
@@ -145,6 +151,7 @@ RULES: dict[str, Rule] = {
     "Cast": _drop("saturate", "round_mode"),
     "CastLike": _drop("saturate", "round_mode"),
     "Gelu": _gelu,
+    "GridSample": _sampled,
     "RMSNormalization": _rms_norm,
     "Split": _even_split,
     "Swish": _swish,
