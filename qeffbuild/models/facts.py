@@ -70,10 +70,10 @@ class Facts:
     def max_position_embeddings(self) -> int | None:
         """How long a text can be: where a table's first rows stand for padding, that many tokens less than it says."""
         highest = configuration.number(self.config, "max_position_embeddings")
-        rows = self._rows_of_positions()
-        if highest is None or not rows or not positions_after_padding(self.model_type):
+        rows, padding = self._rows_of_positions(), self.config.get("pad_token_id", 1)
+        if highest is None or not rows or not isinstance(padding, int) or not positions_after_padding(self.model_type):
             return highest
-        return min(highest, min(rows) - int(self.config.get("pad_token_id", 1)) - 1)
+        return min(highest, min(rows) - padding - 1)
 
     @property
     def has_position_table(self) -> bool:

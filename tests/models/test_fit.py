@@ -47,13 +47,21 @@ def test_a_table_of_positions_has_no_rows_beyond_its_end_whatever_is_allowed() -
 
 
 @pytest.mark.parametrize(
-    ("model_type", "rows", "longest"),
-    [("roberta", 514, 512), ("data2vec-text", 514, 512), ("bert", 514, 514), ("opt", 516, 514)],
+    ("model_type", "padding", "rows", "longest"),
+    [
+        ("roberta", 1, 514, 512),
+        ("data2vec-text", 1, 514, 512),
+        ("bert", 1, 514, 514),
+        ("opt", 1, 516, 514),
+        ("trocr", None, 516, 514),
+    ],
 )
-def test_positions_that_begin_behind_padding_leave_that_many_less(model_type: str, rows: int, longest: int) -> None:
+def test_positions_that_begin_behind_padding_leave_that_many_less(
+    model_type: str, padding: int | None, rows: int, longest: int
+) -> None:
     rows_of_8 = Tensor(file="m", offset=0, nbytes=rows * 32, dtype="float32", shape=(rows, 8))
     table = {"roberta.embeddings.position_embeddings.weight": rows_of_8}
-    config = {"model_type": model_type, "max_position_embeddings": 514, "pad_token_id": 1}
+    config = {"model_type": model_type, "max_position_embeddings": 514, "pad_token_id": padding}
     facts = Facts(config=config, generation_config=None, task="causal-lm", tensors=table)
 
     ask(facts, ctx_len=longest)
