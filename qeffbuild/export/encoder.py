@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,6 +21,7 @@ TYPES = Tensor(name="token_type_ids", dtype="int64", axes=_ROWS)
 SOUND = Tensor(name="input_values", dtype="float32", axes=_ROWS)
 # A trace of sound needs some frames to be left after the convolutions.
 _SAMPLES = 4097
+_NO_WORD = -1
 
 
 def embedder(model: Any, pooling: str, *, normalize: bool) -> Traceable:
@@ -31,7 +35,8 @@ def classifier(model: Any) -> Traceable:
     """input_ids, attention_mask and, where the model tells first and second texts apart, token_type_ids -> logits."""
     has_types = accepts(model, TYPES.name) and (getattr(model.config, "type_vocab_size", 0) or 0) > 1
     inputs = (IDS, MASK, TYPES) if has_types else (IDS, MASK)
-    return Traceable(graph="encoder", module=_Named(model, inputs), inputs=inputs, outputs=("logits",))
+    kind = _EndsWithPadding if _reads_padding(model) else _Named
+    return Traceable(graph="encoder", module=kind(model, inputs), inputs=inputs, outputs=("logits",))
 
 
 def listener(model: Any) -> Traceable:
@@ -43,6 +48,12 @@ def listener(model: Any) -> Traceable:
         outputs=("logits",),
         sizes={"seq_len": _SAMPLES},
     )
+
+
+def _reads_padding(model: Any) -> bool:
+    """Whether the head looks for padding among the tokens: its forward, or the one that it calls on, says so."""
+    forwards = [vars(cls)["forward"] for cls in type(model).__mro__ if "forward" in vars(cls)]
+    return any("pad_token_id" in inspect.getsource(forward) for forward in forwards)
 
 
 class _Named(nn.Module):
@@ -58,6 +69,34 @@ class _Named(nn.Module):
         if accepts(self.model, "use_cache"):
             arguments["use_cache"] = False
         return (self.model(**arguments).logits,)
+
+
+class _EndsWithPadding(_Named):
+    """The same of a model that judges a text by its last token: the last one that is not padding, as it knows that."""
+
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        input_ids, attention_mask, *others = tensors
+        with _padding_of(self.model) as padding:
+            return super().forward(torch.where(attention_mask > 0, input_ids, padding), attention_mask, *others)
+
+
+@contextmanager
+def _padding_of(model: Any) -> Iterator[int]:
+    """The token that the model takes for padding; where it knows none, no word, embedded as the first is."""
+    configs = (model.config, model.config.get_text_config())
+    if configs[1].pad_token_id is not None:
+        yield configs[1].pad_token_id
+        return
+    embedding = model.get_input_embeddings()
+    hook = embedding.register_forward_pre_hook(lambda module, given: (given[0].clamp(min=0), *given[1:]))
+    for config in configs:
+        config.pad_token_id = _NO_WORD
+    try:
+        yield _NO_WORD
+    finally:
+        hook.remove()
+        for config in configs:
+            config.pad_token_id = None
 
 
 class _Embedder(nn.Module):

@@ -27,6 +27,8 @@ def error(model: Any, graphs: tuple[Traceable, ...], attention: str, choice: Any
     with adapted(model):
         expected = [asked.module(*row)[0] for row in rows]
     use(model, attention)
+    # Of all rows: a reranker makes one number of each.
+    spread = torch.cat([wanted.flatten() for wanted in expected]).std().clamp(min=1e-3)
     errors = []
     with interfaces(choice), adapted(model):
         choice.measuring = True
@@ -39,7 +41,7 @@ def error(model: Any, graphs: tuple[Traceable, ...], attention: str, choice: Any
             made = [together[place : place + 1] for place in range(len(rows))]
     for wanted, found in zip(expected, made, strict=True):
         found = found[:, : wanted.shape[1]] if found.dim() == 3 else found
-        errors.append(float((found - wanted).abs().max() / wanted.std().clamp(min=1e-3)))
+        errors.append(float((found - wanted).abs().max() / spread))
     return max(errors)
 
 

@@ -55,8 +55,11 @@ def main() -> None:
 
 def read(results: Path) -> dict[str, dict[str, Any]]:
     """What is known already; the last word on each type."""
-    lines = results.read_text().splitlines() if results.exists() else []
-    return {said["model_type"]: said for said in map(json.loads, lines)}
+    return {said["model_type"]: said for said in read_lines(results)}
+
+
+def read_lines(results: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
 
 
 def in_a_process(model_type: str, limit: float, work: Callable[[str], str]) -> dict[str, Any]:

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from qeffbuild import api
+from qeffbuild.backends.onnxruntime.lower import lower
 from qeffbuild.export import tasks
+from qeffbuild.graph.files import load_graph, save_graph
 from qeffbuild.graphs import members
 from qeffbuild.models import DEMO, read_facts
 from qeffbuild.models.tiny import write_tiny
@@ -56,3 +58,30 @@ def test_an_encoders_layers_are_copies_of_one_and_agree_with_pytorch(tmp_path: P
         "gate"
     ]  # of the export, too: PyTorch's own weights
     assert found["export"]["at_most"]["error"] <= 1e-3
+
+
+@pytest.mark.parametrize("padding", [None, 7])
+def test_a_reranker_of_one_label_judges_each_text_by_its_own_last_token(padding: int | None, tmp_path: Path) -> None:
+    import numpy as np
+    import onnxruntime
+    import torch
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    write_tiny(tmp_path, "qwen3", seed=0, tokenizer=DEMO)
+    config = AutoConfig.from_pretrained(tmp_path, num_labels=1, pad_token_id=padding)
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    model.save_pretrained(tmp_path)
+    long, short = [21, 90, 33, 47, 61], [52, 7 if padding is None else 8, 40]
+
+    tasks.export(read_facts(tmp_path, task="sequence-classification").as_json(), tmp_path)
+    (member,) = members(tmp_path)
+    graph = load_graph(member.graph)
+    lower(graph, member.signature, attention="portable")
+    save_graph(graph, tmp_path / "lowered.onnx")
+    rows = {"input_ids": [long, [*short, 0, 0]], "attention_mask": [[1] * 5, [1, 1, 1, 0, 0]]}
+    session = onnxruntime.InferenceSession(tmp_path / "lowered.onnx", providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {name: np.array(value, np.int64) for name, value in rows.items()})
+
+    with torch.no_grad():
+        wanted = [model(input_ids=torch.tensor([row])).logits[0].numpy() for row in (long, short)]
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
