@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,8 @@ def _with_exact_buffers(narrow: Any, facts: Facts) -> Any:
     from qeffbuild.models.classes import model_from
 
     config = configuration(facts.config)
-    made: Any = skeleton(config, lambda said: model_from(said, facts.task, attn_implementation="eager"))
+    how: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager"}
+    made: Any = skeleton(config, lambda said: model_from(said, facts.task, **how))
     stored = set(narrow.state_dict())
     for name, module in narrow.named_modules():
         own = made.get_submodule(name)
@@ -103,23 +104,42 @@ def _with_exact_buffers(narrow: Any, facts: Facts) -> Any:
     return made
 
 
+class _Widening(dict[str, Any]):
+    """A module's parameters: whoever reads one gets it in float32, and the module itself gets it once for a run."""
+
+    def __init__(self, stored: Mapping[str, Any]) -> None:
+        super().__init__(stored)
+        self.wide: dict[str, Any] | None = None  # while the module runs
+
+    def __getitem__(self, name: str) -> Any:
+        if self.wide is not None and name in self.wide:
+            return self.wide[name]
+        weight = super().__getitem__(name)
+        wide = weight.float() if weight is not None and weight.is_floating_point() else weight
+        if self.wide is not None:
+            self.wide[name] = wide
+        return wide
+
+
 def _hooks(module: Any, mapped: Sequence[range]) -> Iterator[Any]:
-    """Around a module's own computation: its weights in float32 before it, and their memory given back after it."""
+    """Around a module's own computation: its weights in float32 in it, and their memory given back after it.
+
+    Some modules read the weights of those within them, or only ask for their dtype: they find float32 there, too.
+    """
     own = {name: weight for name, weight in module._parameters.items() if weight is not None}
     if not own:
         return
+    module._parameters = parameters = _Widening(module._parameters)
 
-    def widen(*_: Any) -> None:
-        for name, weight in own.items():
-            if weight.is_floating_point():
-                module._parameters[name] = weight.float()
+    def begin(*_: Any) -> None:
+        parameters.wide = {}
 
     def release(*_: Any) -> None:
-        for name, weight in own.items():
-            module._parameters[name] = weight
+        parameters.wide = None
+        for weight in own.values():
             give_back(weight.data_ptr(), weight.nbytes, mapped)
 
-    yield module.register_forward_pre_hook(widen)
+    yield module.register_forward_pre_hook(begin)
     yield module.register_forward_hook(release)
 
 
