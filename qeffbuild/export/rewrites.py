@@ -26,6 +26,7 @@ IDENTITIES = frozenset(
     }
 )
 CASTS = frozenset({aten.to.dtype, aten.to.dtype_layout, aten.to.device})
+ARITHMETIC = frozenset({aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor})
 SPELLINGS = {
     aten.__and__.Tensor: aten.bitwise_and.Tensor,
     aten.__or__.Tensor: aten.bitwise_or.Tensor,
@@ -94,8 +95,21 @@ def _make_value(node: torch.fx.Node) -> None:
     if plain is None or _is_view(changed) or any(_is_view(user) for user in changed.users):
         raise NotImplementedError(f"{target} works in place on memory that others may read")
     node.target = plain
+    if plain in ARITHMETIC:
+        _as_wide_as(changed, node)
     after = {later for later in _following(node) if later in changed.users}
     changed.replace_all_uses_with(node, delete_user_cb=after.__contains__)
+
+
+def _as_wide_as(changed: Any, node: torch.fx.Node) -> None:
+    """In place, the result has the dtype of what is changed: whole numbers become such as those that they meet."""
+    other = node.args[1]
+    dtype = _dtype(changed)
+    if isinstance(other, torch.fx.Node) and dtype.is_floating_point and not _dtype(other).is_floating_point:
+        with node.graph.inserting_before(node):
+            cast = node.graph.call_function(aten._to_copy.default, (other,), {"dtype": dtype})
+        cast.meta["val"] = other.meta["val"].to(dtype)
+        node.args = (changed, cast, *node.args[2:])
 
 
 def _following(node: torch.fx.Node) -> Iterator[torch.fx.Node]:
