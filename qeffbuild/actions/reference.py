@@ -8,12 +8,13 @@ from typing import Any
 
 from qeffbuild.executor.work import Work
 from qeffbuild.gate import reference
-from qeffbuild.gate.questions import HEARD, IS_IMAGE, POSITIONS, Asking
+from qeffbuild.gate.questions import HEARD, IS_IMAGE, POSITIONS, START, Asking
 from qeffbuild.models import Facts, checkpoint
 from qeffbuild.models.tasks import GENERATING
 
 _OURS = frozenset({HEARD, IS_IMAGE, POSITIONS})  # of a row; the rest are the model's own inputs
 _KINDS = ("token_type_ids", "mm_token_type_ids")  # what a token stands for: 1 for a piece of an image
+_SEEN = "decoder_attention_mask"
 
 
 def run(work: Work) -> None:
@@ -31,6 +32,8 @@ def run(work: Work) -> None:
 
 def _generating(network: Any) -> Callable[[Mapping[str, Any]], Any]:
     """Scores of every next token, all of them at once."""
+    import torch
+
     from qeffbuild.export.decoder import without_cache
     from qeffbuild.export.states import accepts
 
@@ -38,6 +41,8 @@ def _generating(network: Any) -> Callable[[Mapping[str, Any]], Any]:
         inputs = {name: tensor for name, tensor in row.items() if name not in _OURS}
         if IS_IMAGE in row:
             inputs |= {name: row[IS_IMAGE] for name in _KINDS if accepts(network, name)}
+        if START in row and accepts(network, _SEEN):
+            inputs[_SEEN] = torch.ones_like(row[START])  # else some hide the token that they begin with: it is padding
         return network(**inputs, **without_cache(network)).logits
 
     return ask

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+from transformers.modeling_outputs import BaseModelOutput
 
 from qeffbuild.export.adapted import adapted
 from qeffbuild.export.cache import flat_states, retained_cache
@@ -31,6 +32,13 @@ CROSS_MASK = Tensor(name="encoder_attention_mask", dtype="int64", axes=("batch_s
 _KEYS_AND_VALUES = ("keys", "values")
 CTX_LEN = 17
 _STEPS = ((0, 4), (4, 5), (5, 6), (6, 9))  # prompt, tokens one by one, and several at once
+
+
+@dataclass
+class _Heard(BaseModelOutput):
+    """What an encoder says, in the form of those with experts, too."""
+
+    router_logits: Any = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +109,7 @@ class _Encoder(nn.Module):
         mask = {"attention_mask": tensors[1]} if len(tensors) > 1 else {}
         hidden = self.model.get_encoder()(tensors[0], **mask)[0]
         start = torch.ones(hidden.shape[0], 1, dtype=torch.long)
-        made = self.model(decoder_input_ids=start, encoder_outputs=(hidden,), use_cache=True, **mask)
+        made = self.model(decoder_input_ids=start, encoder_outputs=_Heard(hidden), use_cache=True, **mask)
         return tuple(_flat_cross(made.past_key_values))
 
 
@@ -132,7 +140,7 @@ class _Decoder(nn.Module):
         # Nobody looks at what the encoder said: its keys and values are there already.
         said = torch.zeros(input_ids.shape[0], cross[0].shape[2], _width(self.model))
         with true_positions(self.model, positions):
-            logits = self.model(decoder_input_ids=input_ids, encoder_outputs=(said,), **arguments).logits
+            logits = self.model(decoder_input_ids=input_ids, encoder_outputs=_Heard(said), **arguments).logits
         chosen = torch.gather(logits, 1, logits_index[:, :, None].expand(-1, -1, logits.shape[-1]))
         return (chosen, *flat_states(own, self.parts.form.states))
 
@@ -154,7 +162,7 @@ def _parts(model: Any) -> Parts:
     device = next(model.parameters()).device
     said = torch.zeros(1, 3, _width(model), device=device)
     tokens = torch.ones(1, 3, dtype=torch.long, device=device)
-    cache = model(decoder_input_ids=tokens, encoder_outputs=(said,), use_cache=True).past_key_values
+    cache = model(decoder_input_ids=tokens, encoder_outputs=_Heard(said), use_cache=True).past_key_values
     states = [
         StateSpec(
             layer=number,
@@ -203,7 +211,8 @@ def _signed(spec: StateSpec) -> State:
 
 def _width(model: Any) -> int:
     """Of what the encoder says."""
-    return int(getattr(model.config, "d_model", None) or model.config.hidden_size)
+    config = model.get_encoder().config
+    return int(getattr(config, "d_model", None) or config.hidden_size)
 
 
 def features(model: Any) -> Tensor:

@@ -20,10 +20,14 @@ WANTED = {
     ("bert", "sequence-classification"): {"encoder": "logits"},
     ("deberta-v2", "sequence-classification"): {"encoder": "logits"},  # a pooler as wide as the model
     ("bart", "text-seq2seq"): {"decoder": "logits", "encoder": "past_key_cross.0"},
+    ("t5gemma", "text-seq2seq"): {"decoder": "logits", "encoder": "past_key_cross.0"},  # two configurations in one
 }
 
 
-@pytest.mark.parametrize(("model_type", "task"), WANTED)
+@pytest.mark.parametrize(
+    ("model_type", "task"),
+    [pytest.param(*case, marks=pytest.mark.slow if case[0] == "t5gemma" else ()) for case in WANTED],
+)
 def test_a_task_has_its_graphs_and_each_agrees_with_pytorch(model_type: str, task: str, tmp_path: Path) -> None:
     model, out = tmp_path / "model", tmp_path / "out"
     model.mkdir()
