@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,11 +16,11 @@ from qeffbuild.export.image_choice import Chosen, make
 from qeffbuild.export.interfaces import AttentionChoice, interfaces, use
 from qeffbuild.export.language import OUTPUTS, Language
 from qeffbuild.export.modules import Traceable, signature_of, to_graph
-from qeffbuild.export.states import CacheForm, StateSpec, probe
+from qeffbuild.export.states import CacheForm, probe
 from qeffbuild.export.vision import Picture, Vision, stacked_layers
 from qeffbuild.export.weightless import Weightless, copied_or_whole
 from qeffbuild.export.weights import Stored
-from qeffbuild.signature import IoSignature, Tensor
+from qeffbuild.signature import IoSignature
 
 DECODER, VISION = "decoder", "vision"
 
@@ -48,9 +48,9 @@ def graphs(
     return (main, _vision(Weightless(config, stored, make), seen, chosen)) if kv_offload else (main,)
 
 
-def _text_layers(model: Any) -> layers.Layers:
+def _text_layers(model: Any) -> tuple[layers.Layers]:
     within = next(name for name, module in model.named_modules() if module is model.get_decoder())
-    return layers.plan(model, within, first=1 + stacked_layers(model))
+    return (layers.plan(model, within, first=1 + stacked_layers(model)),)
 
 
 def _vision(weightless: Weightless, seen: Mapping[str, Any], chosen: Chosen) -> Traced:
@@ -65,7 +65,7 @@ def _vision(weightless: Weightless, seen: Mapping[str, Any], chosen: Chosen) -> 
 
 def _main(weightless: Weightless, seen: Mapping[str, Any], chosen: Chosen, kv_offload: bool) -> Traced:
     """The decoder, or the decoder with the vision part before it."""
-    model, alike = weightless.model, weightless.alike
+    model = weightless.model
     use(model, "eager")
     with weightless.mode, interfaces(chosen.choice), adapted(model):
         form = probe(model)
@@ -73,20 +73,13 @@ def _main(weightless: Weightless, seen: Mapping[str, Any], chosen: Chosen, kv_of
     language = Language(model, form, chosen.recipe, vision=vision.outputs, is_listed=chosen.is_listed)
     asked = _asked(vision, language, form, kv_offload)
     made = to_graph(asked, model, chosen.recipe.attention, chosen.choice, weightless.mode)
-    specs: Sequence[StateSpec] = form.states
-    if alike is not None:
-        specs = layers.expand(made.graph, alike, form.states, weightless.buffers)
-    _order(made.graph, asked, specs)
+    complete = weightless.copied(made, asked)
     weightless.finish(made, DECODER)
-    signature = signature_of(made.graph, replace(asked, states=tuple(spec.signed() for spec in specs)))
-    count = alike.count if alike else len(form.layers)
-    return Traced(
-        model=made,
-        signature=signature,
-        model_class=type(model).__name__,
-        layers=count,
-        layers_traced=alike.traced if alike else count,
-    )
+    signature = signature_of(made.graph, complete)
+    count = traced = len(form.layers)
+    for alike in weightless.stacks:
+        count, traced = alike.count, alike.traced
+    return Traced(model=made, signature=signature, model_class=type(model).__name__, layers=count, layers_traced=traced)
 
 
 def _asked(vision: Vision, language: Language, form: CacheForm, kv_offload: bool) -> Traceable:
@@ -99,14 +92,6 @@ def _asked(vision: Vision, language: Language, form: CacheForm, kv_offload: bool
         held=language.held() if kv_offload else (vision.input,),
         sizes={"vision_size": 7},
     )
-
-
-def _order(graph: ir.Graph, asked: Traceable, specs: Sequence[StateSpec]) -> None:
-    """Inputs, states, what is held: as the signature says."""
-    values = {value.name: value for value in graph.inputs}
-    others: tuple[tuple[Tensor, ...], ...] = (asked.inputs, asked.held)
-    before, behind = ([tensor.name for tensor in tensors] for tensors in others)
-    graph.inputs[:] = [values[name] for name in (*before, *(spec.name for spec in specs), *behind)]
 
 
 class Together(nn.Module):

@@ -1,27 +1,25 @@
-"""One layer of each kind is traced; the graph of the whole model is made of copies.
+"""A model's layers -> which of them are traced, and whom each other one is a copy of.
 
-A model's layers differ in their weights, but few differ in what they compute. They are grouped by all that a trace can
-depend on, a prefix that holds each kind is traced, and its sub-graphs are copied with renamed parameters, states and
-outputs. What cannot be proved alike raises NotAlike, and then every layer is traced.
+Layers differ in their weights, but few differ in what they compute. They are grouped by all that a trace can depend
+on, and a prefix that holds each kind is traced; `copies` makes the others. What cannot be proved alike raises
+NotAlike, and then every layer is traced.
 """
 
 from __future__ import annotations
 
-import ast
 import re
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-import onnx_ir as ir
-import torch
 from torch import nn
 
-from qeffbuild.export.states import StateSpec
-
-SCOPES = "pkg.torch.onnx.name_scopes"
 SCALARS = (int, float, str, bool, type(None))
 NUMBERS = frozenset({"layer_idx", "layer_id", "layer_number", "seed", "training"})
+
+_NUMBER = re.compile(r"\.\d+(?=(_RetainedState)?$)")
+
+Item = TypeVar("Item")
 
 
 class NotAlike(Exception):
@@ -32,7 +30,8 @@ class NotAlike(Exception):
 class Layers:
     """`path` of the stack in the model; how many layers it has, how many are traced, and whom each is a copy of.
 
-    `twins` are pairs of traced layers of one kind: that they are traced alike is checked, not assumed.
+    `twins` are pairs of traced layers of one kind: that they are traced alike is checked, not assumed. `has_states` is
+    false for a stack beside the one that states and results of single layers belong to.
     """
 
     path: str
@@ -40,9 +39,30 @@ class Layers:
     traced: int
     template: tuple[int, ...]
     twins: tuple[tuple[int, int], ...]
+    has_states: bool = True
 
     def name_on(self, name: str, old: int, new: int) -> str:
         return name.replace(f".{self.path}.{old}.", f".{self.path}.{new}.")
+
+    def spread(
+        self, items: Sequence[Item], layer_of: Callable[[Item], int | None], move: Callable[[Item, int], Item]
+    ) -> tuple[Item, ...]:
+        """What the traced layers have -> what all have; what is no layer's stays before or behind it."""
+        ours = [place for place, item in enumerate(items) if layer_of(item) is not None]
+        if not ours:
+            return tuple(items)
+        copied = [
+            move(item, layer)
+            for layer in range(self.traced, self.count)
+            for item in items
+            if layer_of(item) == self.template[layer]
+        ]
+        return (*items[: ours[-1] + 1], *copied, *items[ours[-1] + 1 :])
+
+
+def named_on(name: str, layer: int) -> str:
+    """The name of the same state, or of what is held, of another layer: NAME.LAYER, or NAME.LAYER_RetainedState."""
+    return _NUMBER.sub(f".{layer}", name)
 
 
 def plan(model: Any, within: str = "", first: int = 1) -> Layers:
@@ -52,7 +72,7 @@ def plan(model: Any, within: str = "", first: int = 1) -> Layers:
     others may be copies of: what enters an earlier one is not the output of a layer.
     """
     path, stack = stack_of(model, within)
-    kinds = _kinds(stack, model.config.get_text_config(decoder=True))
+    kinds = _kinds(stack, _config_of(model, path))
     count = len(kinds)
     firsts = [kinds.index(kind) for kind in kinds]
     template = [next((other for other in range(first, count) if kinds[other] == kind), 0) for kind in kinds]
@@ -64,6 +84,15 @@ def plan(model: Any, within: str = "", first: int = 1) -> Layers:
         raise NotAlike(f"{len(set(kinds))} kinds of layer among {count}")
     twins = [(template[layer], layer) for layer in range(traced) if template[layer] not in (0, layer)]
     return Layers(path=path, count=count, traced=traced, template=tuple(template), twins=tuple(twins))
+
+
+def plan_or_whole(model: Any, within: str) -> Layers:
+    """The same for one stack of several: where there is nothing to gain, it is traced whole."""
+    try:
+        return plan(model, within)
+    except NotAlike:
+        path, stack = stack_of(model, within)
+        return Layers(path=path, count=len(stack), traced=len(stack), template=(), twins=())
 
 
 def number_of(config: Any) -> int | None:
@@ -81,6 +110,16 @@ def stack_of(model: nn.Module, within: str) -> tuple[str, nn.ModuleList]:
     if not stacks:
         raise NotAlike("the model has no list of layers")
     return max(stacks, key=lambda item: len(item[1]))
+
+
+def _config_of(model: Any, path: str) -> Any:
+    """The configuration of the part that has the layers."""
+    while path:
+        path = path.rpartition(".")[0]
+        config = getattr(model.get_submodule(path), "config", None)
+        if path and config is not None:
+            return config
+    return model.config.get_text_config(decoder=True)
 
 
 def _kinds(stack: nn.ModuleList, config: Any) -> list[Any]:
@@ -112,197 +151,7 @@ def cut(model: Any, layers: Layers) -> None:
     owner, _, name = layers.path.rpartition(".")
     stack = model.get_submodule(layers.path)
     model.get_submodule(owner)._modules[name] = nn.ModuleList(list(stack)[: layers.traced])
-    config = model.config.get_text_config(decoder=True)
+    config = _config_of(model, layers.path)
     for key, values in per_layer_lists(config, layers.count).items():
         setattr(config, key, values[: layers.traced])
     config.num_hidden_layers = layers.traced
-
-
-def all_states(layers: Layers, traced: Sequence[StateSpec]) -> tuple[StateSpec, ...]:
-    """The states of every layer, from those of the traced ones; a model that keeps nothing has none."""
-    if not traced:
-        return ()
-    of = [[spec for spec in traced if spec.layer == layer] for layer in range(layers.traced)]
-    if not all(of) or sum(map(len, of)) != len(traced):
-        raise NotAlike("the states do not belong to one layer each")
-    specs = []
-    for layer in range(layers.count):
-        source = layer if layer < layers.traced else layers.template[layer]
-        specs += [spec.on_layer(layer) for spec in of[source]]
-    return tuple(specs)
-
-
-def expand(
-    graph: ir.Graph, layers: Layers, traced: Sequence[StateSpec], buffers: Mapping[str, torch.Tensor]
-) -> tuple[StateSpec, ...]:
-    """Append the layers that were not traced, and return the states of all. `buffers` are the whole model's."""
-    specs = all_states(layers, traced)
-    segments = _Segments(graph, layers, buffers, {spec.name for spec in traced})
-    segments.check(traced)
-    values = {value.name: value for value in [*graph.inputs, *graph.outputs] if value.name is not None}
-    hidden, nodes = segments.hidden[layers.traced - 1], []
-    tail = [use for use in hidden.uses() if segments.layer_of.get(use.node) is None]
-    for layer in range(layers.traced, layers.count):
-        template = layers.template[layer]
-        copies = {segments.hidden[template - 1]: hidden}
-        for spec in (spec for spec in traced if spec.layer == template):
-            moved = spec.on_layer(layer)
-            copies[values[spec.name]] = values[moved.name] = _like(values[spec.name], moved.name)
-            values[moved.output] = _like(values[spec.output], moved.output)
-            copies[values[spec.output]] = values[moved.output]
-        _copy_initializers(graph, segments.nodes[template], layers, template, layer, copies, buffers)
-        nodes += [_copy(node, copies) for node in segments.nodes[template]]
-        hidden = copies[segments.hidden[template]]
-    graph.insert_after(segments.last, nodes)
-    for use in tail:
-        use.node.replace_input_with(use.idx, hidden)
-    _order_states(graph, specs, values)
-    return specs
-
-
-def _order_states(graph: ir.Graph, specs: Sequence[StateSpec], values: Mapping[str, ir.Value]) -> None:
-    names = {name for spec in specs for name in (spec.name, spec.output)}
-    inputs = [value for value in graph.inputs if value.name not in names]
-    outputs = [value for value in graph.outputs if value.name not in names]
-    graph.inputs[:] = [*inputs, *(values[spec.name] for spec in specs)]
-    graph.outputs[:] = [*outputs, *(values[spec.output] for spec in specs)]
-
-
-def _like(value: ir.Value, name: str | None) -> ir.Value:
-    return ir.Value(name=name, shape=value.shape, type=value.type)
-
-
-def _copy_initializers(
-    graph: ir.Graph,
-    nodes: Sequence[ir.Node],
-    layers: Layers,
-    template: int,
-    layer: int,
-    copies: dict[ir.Value, ir.Value],
-    buffers: Mapping[str, torch.Tensor],
-) -> None:
-    for value in (value for node in nodes for value in node.inputs):
-        if value is None or value in copies or not value.is_initializer():
-            continue
-        assert value.name is not None
-        name = layers.name_on("." + value.name, template, layer)[1:]
-        if name == value.name:
-            continue
-        copies[value] = moved = _like(value, name)
-        moved.const_value = value.const_value
-        buffer = buffers.get(name.partition(".")[2])
-        if buffer is not None:
-            moved.const_value = ir.tensor(buffer.numpy(), name=name)
-        graph.initializers[name] = moved
-
-
-def _copy(node: ir.Node, copies: dict[ir.Value, ir.Value]) -> ir.Node:
-    inputs = [value if value is None else copies.get(value, value) for value in node.inputs]
-    outputs = [copies[value] if value in copies else _like(value, None) for value in node.outputs]
-    copies.update(zip(node.outputs, outputs, strict=True))
-    return ir.Node(node.domain, node.op_type, inputs, node.attributes, outputs=outputs)
-
-
-class _Segments:
-    """The nodes of each traced layer, and the one value that each hands on."""
-
-    def __init__(self, graph: ir.Graph, layers: Layers, buffers: Mapping[str, torch.Tensor], states: Set[str]) -> None:
-        self.layers = layers
-        self.buffers = buffers
-        scope = re.compile(rf"(?:.*\.)?{re.escape(layers.path)}\.(\d+)(?:\.|$)")
-        self.nodes: list[list[ir.Node]] = [[] for _ in range(layers.traced)]
-        self.layer_of: dict[ir.Node, int] = {}
-        self.last = next(iter(graph))
-        shared = {value for value in graph.inputs if value.name not in states}
-        shared.update(value for value in graph.initializers.values() if self._is_common(value))
-        for node in graph:
-            layer = _layer(node, scope)
-            # Constants, masks and sizes that a layer is the first to need are nobody's own.
-            # (What depends on a parameter is not shared: the embedding is the first layer's own input.)
-            of_input = node.op_type == "Shape" and node.inputs[0] is not None and node.inputs[0].is_graph_input()
-            if of_input or all(value is None or value in shared for value in node.inputs):
-                shared.update(node.outputs)
-                layer = None
-            if layer is None:
-                continue
-            self.nodes[layer].append(node)
-            self.layer_of[node] = layer
-            self.last = node
-        if not all(self.nodes):
-            raise NotAlike("a traced layer has no nodes")
-        templates = {*layers.template[layers.traced :], *(one for one, _ in layers.twins)}
-        needed = {layers.traced - 1, *(template - 1 for template in templates), *templates}
-        self.hidden = {layer: self._handed_on(layer) for layer in sorted(needed)}
-
-    def _is_common(self, value: ir.Value) -> bool:
-        """A buffer of the whole model, such as a rotary table."""
-        name = (value.name or "").partition(".")[2]
-        return name in self.buffers and not name.startswith(self.layers.path + ".")
-
-    def _handed_on(self, layer: int) -> ir.Value:
-        found = []
-        for value in (value for node in self.nodes[layer] for value in node.outputs):
-            readers = {self.layer_of.get(use.node) for use in value.uses()} - {layer}
-            if readers:
-                found.append((value, readers))
-        if len(found) != 1:
-            kinds = ", ".join(value.producer().op_type for value, _ in found)  # type: ignore[union-attr]
-            raise NotAlike(f"layer {layer} hands on {len(found)} values: {kinds}")
-        value, readers = found[0]
-        following = layer + 1 if layer + 1 < self.layers.traced else None
-        if readers != {following}:
-            raise NotAlike(f"what layer {layer} hands on is read elsewhere than in the next one")
-        return value
-
-    def check(self, traced: Sequence[StateSpec]) -> None:
-        """A copied layer reads its own states, the layer before it and shared values; twins are traced alike."""
-        owner = {spec.name: spec.layer for spec in traced}
-        for template in {t for t in self.layers.template[self.layers.traced :]}:
-            for value in self._read_by(template):
-                if value.is_graph_input() and owner.get(value.name or "", template) != template:
-                    raise NotAlike(f"layer {template} reads {value.name}")
-        for one, other in self.layers.twins:
-            self._check_twins(one, other)
-
-    def _read_by(self, layer: int) -> Iterator[ir.Value]:
-        for node in self.nodes[layer]:
-            yield from (value for value in node.inputs if value is not None)
-
-    def _check_twins(self, one: int, other: int) -> None:
-        if len(self.nodes[one]) != len(self.nodes[other]):
-            raise NotAlike(f"layers {one} and {other} are traced into different graphs")
-        same: dict[ir.Value | None, ir.Value | None] = {}
-        entering = self.hidden[one - 1]
-        for left, right in zip(self.nodes[one], self.nodes[other], strict=True):
-            if not _same_operation(left, right):
-                raise NotAlike(f"layers {one} and {other} differ at a {left.op_type}")
-            for a, b in zip(left.inputs, right.inputs, strict=True):
-                may_differ = a is entering or self._differs_by_number(a, b, one, other)
-                if same.setdefault(a, b if may_differ else a) is not b:
-                    raise NotAlike(f"layers {one} and {other} read different values at a {left.op_type}")
-            same.update(zip(left.outputs, right.outputs, strict=True))
-
-    def _differs_by_number(self, a: ir.Value | None, b: ir.Value | None, one: int, other: int) -> bool:
-        """Whether b is a's counterpart: the same parameter, buffer or state of another layer."""
-        if a is None or b is None or a.name is None:
-            return False
-        if a.is_initializer():
-            return b.name == self.layers.name_on("." + a.name, one, other)[1:]
-        return a.is_graph_input() and b.name == re.sub(rf"\.{one}$", f".{other}", a.name)
-
-
-def _layer(node: ir.Node, scope: re.Pattern[str]) -> int | None:
-    scopes = node.metadata_props.get(SCOPES)
-    for name in reversed(ast.literal_eval(scopes) if scopes else []):
-        found = scope.match(name)
-        if found:
-            return int(found.group(1))
-    return None
-
-
-def _same_operation(left: ir.Node, right: ir.Node) -> bool:
-    if (left.domain, left.op_type, len(left.inputs)) != (right.domain, right.op_type, len(right.inputs)):
-        return False
-    if len(left.outputs) != len(right.outputs) or left.attributes.keys() != right.attributes.keys():
-        return False
-    return all(str(left.attributes[name].value) == str(right.attributes[name].value) for name in left.attributes)

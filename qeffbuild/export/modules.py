@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import onnx_ir as ir
@@ -17,6 +17,7 @@ from torch import nn
 from qeffbuild.export import ops, translations
 from qeffbuild.export.adapted import adapted
 from qeffbuild.export.interfaces import AttentionChoice, interfaces, use
+from qeffbuild.export.layers import Layers, named_on
 from qeffbuild.export.tidy import tidy
 from qeffbuild.export.trace import OPSET, SYMBOL
 from qeffbuild.export.transformers_patches import to_onnx_program, traceable
@@ -50,7 +51,8 @@ class AnyAttention(AttentionChoice):
 class Traceable:
     """`module` takes all of `inputs`, `states` and `held` in that order; of its results, those of the states come last.
 
-    `sizes` are what the trace uses for the names of free axes, beyond the usual ones.
+    `sizes` are what the trace uses for the names of free axes, beyond the usual ones. `layer_of` says which of
+    `outputs` and `held` are one layer's, and whose; states say it themselves.
     """
 
     graph: str
@@ -60,6 +62,23 @@ class Traceable:
     states: tuple[State, ...] = ()
     held: tuple[Tensor, ...] = ()
     sizes: Mapping[str, int] | None = None
+    layer_of: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def own(self) -> dict[str, int]:
+        """What goes in and comes out for one layer only, by its name, and which layer that is."""
+        states = {name: state.layer for state in self.states for name in (state.name, state.output)}
+        return {**states, **self.layer_of}
+
+    def of_all(self, layers: Layers) -> Traceable:
+        """The same with what all layers have, where what the traced layers have was asked for."""
+        own = self.layer_of
+        return replace(
+            self,
+            outputs=layers.spread(self.outputs, own.get, named_on),
+            states=layers.spread(self.states, lambda state: state.layer, _state_on),
+            held=layers.spread(self.held, lambda tensor: own.get(tensor.name), _tensor_on),
+        )
 
     @property
     def taken(self) -> tuple[Tensor | State, ...]:
@@ -72,6 +91,15 @@ class Traceable:
             torch.ones([chosen[axis] if isinstance(axis, str) else axis for axis in tensor.axes], dtype=_dtype(tensor))
             for tensor in self.taken
         )
+
+
+def _state_on(state: State, layer: int) -> State:
+    name, output = named_on(state.name, layer), named_on(state.output, layer)
+    return replace(state, name=name, output=output, layer=layer)
+
+
+def _tensor_on(tensor: Tensor, layer: int) -> Tensor:
+    return replace(tensor, name=named_on(tensor.name, layer))
 
 
 def to_graph(asked: Traceable, model: Any, attention: str, choice: AttentionChoice, mode: Any) -> ir.Model:

@@ -16,7 +16,8 @@ import torch
 from qeffbuild.errors import ModelError, QeffBuildError
 from qeffbuild.export import layers, selfcheck, shrink, skeleton, weights
 from qeffbuild.export.adapted import adapted
-from qeffbuild.export.decoder import Decoder
+from qeffbuild.export.copies import expand, order
+from qeffbuild.export.decoder import INPUTS, Decoder
 from qeffbuild.export.interfaces import AttentionChoice, interfaces, use
 from qeffbuild.export.reasons import cannot_export, explain
 from qeffbuild.export.recipes import RECIPES, Recipe
@@ -158,7 +159,7 @@ def _graph(
     """The whole graph, by copies of one layer of each kind where that is sound, else by a trace of all layers."""
 
     def attempt(copying: bool) -> _Graph:
-        make, choose = partial(skeleton.causal, dtype=dtype), layers.plan if copying else None
+        make, choose = partial(skeleton.causal, dtype=dtype), _stack if copying else None
         return _traced(Weightless(config, stored, make, choose), recipe, choice)
 
     made, reason = copied_or_whole(attempt)
@@ -166,21 +167,30 @@ def _graph(
 
 
 def _traced(weightless: Weightless, recipe: Recipe, choice: AttentionChoice) -> _Graph:
-    alike = weightless.alike
     made, form, reason = _trace(weightless.model, weightless.mode, recipe, choice)
     states, count = form.states, _layers(weightless.model.config, form)
-    if alike is not None:
-        states = layers.expand(made.graph, alike, states, weightless.buffers)
+    traced = count
+    for alike in weightless.stacks:
+        own = {name: spec.layer for spec in states if form.layers for name in (spec.name, spec.output)}
+        expand(made.graph, alike, own, weightless.buffers)
+        if own:  # a text that is kept is no layer's
+            states = alike.spread(states, lambda spec: spec.layer, StateSpec.on_layer)
+        count, traced = alike.count, alike.traced
+    order(made.graph, [*INPUTS, *(spec.name for spec in states)], ["logits", *(spec.output for spec in states)])
     weightless.finish(made)
     return _Graph(
         model=made,
         states=states,
         model_class=type(weightless.model).__name__,
-        layers=alike.count if alike else count,
-        layers_traced=alike.traced if alike else count,
+        layers=count,
+        layers_traced=traced,
         all_layers_because=None,
         decomposed_because=reason,
     )
+
+
+def _stack(model: Any) -> tuple[layers.Layers]:
+    return (layers.plan(model),)
 
 
 def _layers(config: Any, form: CacheForm) -> int:

@@ -7,17 +7,18 @@ only read while tokens are made. All rows of a batch are at the same position.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
-from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+from transformers.cache_utils import DynamicCache, DynamicLayer, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
 from qeffbuild.export.adapted import adapted
 from qeffbuild.export.cache import flat_states, retained_cache
 from qeffbuild.export.interfaces import interfaces, use, use_its_own
+from qeffbuild.export.layers import Layers, NotAlike, plan_or_whole, stack_of
 from qeffbuild.export.modules import AnyAttention, Traceable
 from qeffbuild.export.positions import true_positions
 from qeffbuild.export.states import CacheForm, StateSpec, accepts
@@ -58,18 +59,43 @@ def graphs(model: Any) -> tuple[Traceable, ...]:
         Tensor(name=_cross(place), dtype="float32", axes=("batch_size", shape[1], "encoder_ctx_len", shape[3]))
         for place, shape in enumerate(parts.cross)
     )
+    layer_of = {tensor.name: place // 2 for place, tensor in enumerate(held)}
     decoder = Traceable(
         graph="decoder",
         module=_Decoder(model, parts, has_mask=not hears),
         inputs=(IDS, POSITIONS, INDEX),
         outputs=("logits",),
+        layer_of=layer_of,
         states=tuple(_signed(spec) for spec in parts.form.states),
         held=held if hears else (*held, CROSS_MASK),
     )
     encoder = Traceable(
-        graph="encoder", module=_Encoder(model), inputs=inputs, outputs=tuple(tensor.name for tensor in held)
+        graph="encoder",
+        module=_Encoder(model),
+        inputs=inputs,
+        outputs=tuple(tensor.name for tensor in held),
+        layer_of=layer_of,
     )
     return decoder, encoder
+
+
+def stacks(model: Any) -> tuple[Layers, ...]:
+    """The layers of the encoder, and those of the decoder, which have states. One of the two may be traced whole."""
+    encoder, decoder = _parts_with_layers(model)
+    planned = (replace(plan_or_whole(model, encoder), has_states=False), plan_or_whole(model, decoder))
+    if all(stack.traced == stack.count for stack in planned):
+        raise NotAlike(f"{planned[0].count} and {planned[1].count} layers, no more than a trace needs")
+    return planned
+
+
+def count(model: Any) -> int:
+    return sum(len(stack_of(model, part)[1]) for part in _parts_with_layers(model))
+
+
+def _parts_with_layers(model: Any) -> tuple[str, str]:
+    """The paths of the encoder and of the decoder."""
+    names = {module: name for name, module in model.named_modules()}
+    return names[model.get_encoder()], names[model.get_decoder()]
 
 
 @torch.no_grad()
@@ -173,22 +199,31 @@ def _parts(model: Any) -> Parts:
             ctx_axis=2,
             window=None,
         )
-        for number, layer in enumerate(cache.self_attention_cache.layers)
+        for number, layer in enumerate(_used(cache.self_attention_cache))
         for attribute in _KEYS_AND_VALUES
     ]
-    form = CacheForm(cache_class=DynamicCache, layers=tuple(cache.self_attention_cache.layers), states=tuple(states))
+    form = CacheForm(cache_class=DynamicCache, layers=_used(cache.self_attention_cache), states=tuple(states))
     return Parts(form=form, cross=tuple(tuple(tensor.shape) for tensor in _flat_cross(cache)))
 
 
 def _flat_cross(cache: Any) -> Iterator[torch.Tensor]:
-    for layer in cache.cross_attention_cache.layers:
+    for layer in _used(cache.cross_attention_cache):
         yield from (layer.keys, layer.values)
 
 
+def _used(cache: Any) -> tuple[Any, ...]:
+    """Its layers that something was written to: a model that was cut may ask for as many as it had."""
+    return tuple(layer for layer in cache.layers if layer.is_initialized)
+
+
 def _cross_cache(tensors: Sequence[torch.Tensor]) -> DynamicCache:
+    """What is held as it is, not appended to nothing: a layer reads its own tensors and nothing before them."""
     cache = DynamicCache()
-    for layer in range(len(tensors) // 2):
-        cache.update(tensors[2 * layer], tensors[2 * layer + 1], layer)
+    for keys, values in zip(tensors[::2], tensors[1::2], strict=True):
+        layer = DynamicLayer()
+        layer.lazy_initialization(keys, values)
+        layer.keys, layer.values = keys, values
+        cache.layers.append(layer)
     return cache
 
 

@@ -25,6 +25,7 @@ from qeffbuild.export.weightless import Weightless, copied_or_whole
 from qeffbuild.export.weights import Stored, stored_tensors
 from qeffbuild.export.write import write_all
 from qeffbuild.models.classes import model_from
+from qeffbuild.models.tasks import GENERATING
 from qeffbuild.signature import IoSignature
 
 log = logging.getLogger(__name__)
@@ -62,11 +63,16 @@ class Report:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """How one task is traced: model -> its graphs, the main one first; model, graphs -> largest error on small data."""
+    """How one task is traced.
+
+    model -> its graphs, the main one first; model, graphs -> largest error on small data; model -> the stacks of layers
+    that may be copied; model -> how many layers it has, where that is known.
+    """
 
     graphs: Callable[[Any], tuple[Traceable, ...]]
     error: Callable[[Any, tuple[Traceable, ...], str, AnyAttention], float]
-    has_one_stack: bool = True  # of layers, all in one graph
+    stacks: Callable[[Any], tuple[layers.Layers, ...]]
+    count: Callable[[Any], int | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,15 +152,22 @@ def embedding_of(facts: Mapping[str, Any], pooling: str, normalize: bool | None)
 
 
 def kind_of(task: str, how: str, is_normal: bool) -> Kind:
-    if task == "embedding":
-        return Kind(graphs=lambda model: (embedder(model, how, normalize=is_normal),), error=encoder_check.error)
-    if task == "sequence-classification":
-        return Kind(graphs=lambda model: (classifier(model),), error=encoder_check.error)
-    if task == "ctc":
-        return Kind(graphs=lambda model: (listener(model),), error=encoder_check.error)
-    from qeffbuild.export import seq2seq
+    if task in GENERATING:
+        from qeffbuild.export import seq2seq
 
-    return Kind(graphs=seq2seq.graphs, error=seq2seq.error, has_one_stack=False)
+        return Kind(graphs=seq2seq.graphs, error=seq2seq.error, stacks=seq2seq.stacks, count=seq2seq.count)
+    return Kind(graphs=_at_once(task, how, is_normal), error=encoder_check.error, stacks=_one_stack, count=_count)
+
+
+def _at_once(task: str, how: str, is_normal: bool) -> Callable[[Any], tuple[Traceable, ...]]:
+    if task == "embedding":
+        return lambda model: (embedder(model, how, normalize=is_normal),)
+    make = {"sequence-classification": classifier, "ctc": listener}[task]
+    return lambda model: (make(model),)
+
+
+def _count(model: Any) -> int | None:
+    return layers.number_of(model.config)
 
 
 def _maker(task: str) -> Callable[[Any], Any]:
@@ -170,30 +183,30 @@ def _graphs(
     """Each graph of the real model, traced without weights; layers are copied where that is sound."""
 
     def attempt(copying: bool) -> _Made:
-        choose = _one_stack if copying and kind.has_one_stack else None
-        return _traced(Weightless(config, stored, _maker(task), choose), kind, attention, choice)
+        weightless = Weightless(config, stored, _maker(task), kind.stacks if copying else None)
+        return _traced(weightless, kind, attention, choice)
 
     made, reason = copied_or_whole(attempt)
     return replace(made, all_layers_because=reason)
 
 
 def _traced(weightless: Weightless, kind: Kind, attention: str, choice: AnyAttention) -> _Made:
-    model, alike = weightless.model, weightless.alike
+    model, stacks = weightless.model, weightless.stacks
     graphs = []
     for asked in kind.graphs(model):
         made = to_graph(asked, model, attention, choice, weightless.mode)
-        if alike is not None:
-            layers.expand(made.graph, alike, (), weightless.buffers)
+        complete = weightless.copied(made, asked)
         weightless.finish(made, asked.graph)
-        graphs.append((made, signature_of(made.graph, asked)))
-    if alike is not None:
-        return _Made(graphs=tuple(graphs), layers=alike.count, layers_traced=alike.traced)
-    count = layers.number_of(model.config) if kind.has_one_stack else None
+        graphs.append((made, signature_of(made.graph, complete)))
+    if stacks:
+        count, traced = (sum(numbers) for numbers in zip(*((s.count, s.traced) for s in stacks), strict=True))
+        return _Made(graphs=tuple(graphs), layers=count, layers_traced=traced)
+    count = kind.count(model)
     return _Made(graphs=tuple(graphs), layers=count, layers_traced=count)
 
 
-def _one_stack(model: Any) -> layers.Layers:
+def _one_stack(model: Any) -> tuple[layers.Layers]:
     alike = layers.plan(model)
     if alike.count != layers.number_of(model.config):
         raise layers.NotAlike(f"{alike.path} is not the stack of the model's layers")
-    return alike
+    return (alike,)

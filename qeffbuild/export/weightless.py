@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import onnx_ir as ir
@@ -17,7 +17,9 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from qeffbuild.export import layers, skeleton, weights
+from qeffbuild.export.copies import expand, order
 from qeffbuild.export.finish import finish
+from qeffbuild.export.modules import Traceable
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +34,7 @@ class Weightless:
         config: Any,
         stored: Mapping[str, weights.Stored],
         make: Callable[[Any], Any] = skeleton.causal,
-        choose: Callable[[Any], layers.Layers] | None = None,
+        choose: Callable[[Any], Sequence[layers.Layers]] | None = None,
     ) -> None:
         self.model: Any = skeleton.skeleton(config, make)
         self.sources = weights.find_sources(self.model, stored)
@@ -40,13 +42,22 @@ class Weightless:
         self.names, self.buffers = weights.aliases(self.model), dict(self.model.named_buffers())
         self.shapes = weights.shapes_of(self.model)
         self.by_rule = dict(_by_rule(self.model, self._missing()))
-        self.alike = choose(self.model) if choose is not None else None
-        if self.alike is not None:
-            layers.cut(self.model, self.alike)
+        self.stacks = tuple(choose(self.model)) if choose is not None else ()
+        for stack in self.stacks:
+            layers.cut(self.model, stack)
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
         # Each operator is met a few times only: what the cache saves is less than what its keys of symbols cost.
         self.mode.cache_enabled = False
         skeleton.make_fake(self.model, self.mode)
+
+    def copied(self, made: ir.Model, asked: Traceable) -> Traceable:
+        """Append the layers that were not traced; what was asked for, with the tensors of all layers."""
+        for stack in (stack for stack in self.stacks if stack.traced < stack.count):
+            expand(made.graph, stack, asked.own if stack.has_states else {}, self.buffers)
+            asked = asked.of_all(stack) if stack.has_states else asked
+        outputs = [*asked.outputs, *(state.output for state in asked.states)]
+        order(made.graph, [tensor.name for tensor in asked.taken], outputs)
+        return asked
 
     def finish(self, made: ir.Model, name: str = "decoder") -> None:
         """Let a graph with all its layers refer to the weights that it reads; its bytes are the same each time."""
