@@ -27,7 +27,9 @@ from qeffbuild.errors import QeffBuildError
 from qeffbuild.export import export
 from qeffbuild.export.decoder import without_cache
 from qeffbuild.export.skeleton import small_model
+from qeffbuild.graph.chunked import NotChunked
 from qeffbuild.graph.files import load_graph, save_graph
+from qeffbuild.graph.loops import one_chunk
 from qeffbuild.models.facts import read_facts
 from qeffbuild.models.skeleton import compare, refuse_disagreement
 from qeffbuild.models.tasks import CAUSAL
@@ -201,15 +203,26 @@ def _cached(model: Any, prompt: Sequence[int], decoded: Sequence[int]) -> np.nda
 
 def _lowered_for_qaic(folder: Path, signature: IoSignature) -> str:
     """Nothing where the graph has the compiler's form, "runs of N" where it has it for short ones, else why not."""
-    for longest in (None, 256, 64, 32, 16, 1):
-        try:
-            lower_qaic(load_graph(folder / "graph.onnx"), signature, Form(longest_run=longest))
-            return "" if longest is None else f"runs of {longest}"
-        except QeffBuildError as problem:
-            why = problem.message
-        except Exception as problem:
-            why = f"{type(problem).__name__}: {problem}"[:200]
-    return why
+    path = folder / "graph.onnx"
+    why = _refused(path, signature, Form())
+    if not why or any(state.kind == "token" for state in signature.states):
+        return why
+    try:
+        longest = one_chunk(load_graph(path).graph)
+    except NotChunked:
+        longest = 1
+    return _refused(path, signature, Form(longest_run=longest)) or f"runs of {longest}"
+
+
+def _refused(path: Path, signature: IoSignature, form: Form) -> str:
+    """Why a graph does not take the form; nothing where it does."""
+    try:
+        lower_qaic(load_graph(path), signature, form)
+    except QeffBuildError as problem:
+        return problem.message
+    except Exception as problem:
+        return f"{type(problem).__name__}: {problem}"[:200]
+    return ""
 
 
 class Runner(Protocol):
