@@ -200,8 +200,11 @@ class Quantization:
 
     def _format(self, chosen: _Chosen) -> dict[str, Any]:
         said = {name: self.params[name] for name in ("bits", "block_size", "symmetric")}
-        if chosen.product.serves_attention:
+        rows, columns = chosen.matrices[0].shape
+        if chosen.product.carries_values:
             said |= {name: self.params.get(f"attention_{name}") or said[name] for name in ("bits", "block_size")}
+        elif rows < columns:
+            said["block_size"] = self.params.get("down_block_size") or said["block_size"]
         return {**said, "bits": 8} if chosen.names[0] in self.eight else said
 
     def _store(self, name: str, blocks: Blocks, product: Product) -> tuple[ir.Value, ...]:

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qeffbuild.graph.decode import BLOCKS, DECODE, evaluate_blocks, evaluate_decode
+from qeffbuild.graph.rounded import ROUNDED, evaluate_rounded
 from qeffbuild.graph.weights import Weights, reference_of
 
 Evaluate = Callable[[ir.Node, list[np.ndarray]], Sequence[np.ndarray]]
@@ -25,7 +26,7 @@ def foldable_values(graph: ir.Graph) -> set[ir.Value]:
 
 
 def _is_foldable(node: ir.Node, known: set[ir.Value]) -> bool:
-    if node.domain not in ("", "ai.onnx") and node.op_type not in (DECODE, BLOCKS):
+    if node.domain not in ("", "ai.onnx") and node.op_type not in (DECODE, BLOCKS, ROUNDED):
         return False
     if node.op_type == "Constant":
         return True
@@ -206,6 +207,7 @@ EVALUATE: dict[str, Evaluate] = {
     "Neg": lambda node, inputs: [-inputs[0]],
     DECODE: evaluate_decode,
     BLOCKS: evaluate_blocks,
+    ROUNDED: evaluate_rounded,
 }
 
 

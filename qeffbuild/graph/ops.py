@@ -24,6 +24,7 @@ from qeffbuild.graph.emit import Emitter, Input, replace_value
 from qeffbuild.graph.files import DOMAIN
 from qeffbuild.graph.fold import remove_unread
 from qeffbuild.graph.loops import lower_loops
+from qeffbuild.graph.rounded import ROUNDED
 
 SCATTER = "CtxScatter"
 ATTENTION = "Attention"
@@ -185,7 +186,8 @@ def size_of(value: ir.Value, axis: int) -> int:
 
 def _check_nothing_symbolic(model: ir.Model) -> None:
     for node in model.graph.all_nodes():
-        if node.domain == DOMAIN and node.op_type not in (DECODE, BLOCKS):  # those go where weights are written
+        # Those three go where weights are written.
+        if node.domain == DOMAIN and node.op_type not in (DECODE, BLOCKS, ROUNDED):
             raise ModelError(
                 "onnx.unsupported",
                 f"operator {DOMAIN}::{node.op_type} has no form in standard ONNX",

@@ -29,7 +29,13 @@ class Product:
     is_transposed: bool
     makes_logits: bool
     is_router: bool  # it chooses experts
-    serves_attention: bool  # it makes queries, keys or values, or reads what attention answers
+    makes: frozenset[str]  # what of attention: queries, keys, values
+    reads_answers: bool  # of attention
+
+    @property
+    def carries_values(self) -> bool:
+        """Whether values go through it, into attention or out of it."""
+        return "values" in self.makes or self.reads_answers
 
     @property
     def x(self) -> ir.Value:
@@ -42,7 +48,7 @@ def products(graph: ir.Graph, logits: str = "logits") -> Iterator[Product]:
     """Every MatMul and plain Gemm whose right side is made from stored weights alone, in order."""
     foldable = foldable_values(graph)
     head = head_of(graph, logits)
-    around = _around_attention(graph)
+    makers, behind = _around_attention(graph)
     for node in list(graph):
         if node.domain != "" or node.op_type not in _PRODUCTS:
             continue
@@ -60,7 +66,8 @@ def products(graph: ir.Graph, logits: str = "logits") -> Iterator[Product]:
             is_transposed=turned,
             makes_logits=node is head,
             is_router=_is_chosen_from(node.outputs[0]),
-            serves_attention=node in around,
+            makes=frozenset(what for what in makers if node in makers[what]),
+            reads_answers=node in behind,
         )
 
 
@@ -203,13 +210,15 @@ def head_of(graph: ir.Graph, logits: str) -> ir.Node | None:
     return None
 
 
-def _around_attention(graph: ir.Graph) -> set[ir.Node]:
-    """The products right before and right behind each attention."""
-    found: set[ir.Node] = set()
+def _around_attention(graph: ir.Graph) -> tuple[dict[str, set[ir.Node]], set[ir.Node]]:
+    """The products that attention's queries, keys and values come from, and those right behind it."""
+    makers: dict[str, set[ir.Node]] = {"queries": set(), "keys": set(), "values": set()}
+    behind = set[ir.Node]()
     for node in symbolic(graph, ATTENTION):
-        found |= _products_before([value for value in node.inputs[:3] if value is not None])
-        found |= _products_behind(node.outputs[0])
-    return found
+        for found, value in zip(makers.values(), node.inputs, strict=False):
+            found |= _products_before([value] if value is not None else [])
+        behind |= _products_behind(node.outputs[0])
+    return makers, behind
 
 
 def _products_before(values: list[ir.Value]) -> set[ir.Node]:

@@ -70,6 +70,7 @@ def check(asked: QuantizationSpec) -> None:
     for name, possible, hint in (
         ("block_size", BLOCK_SIZES, speed),
         ("attention_block_size", BLOCK_SIZES, speed),
+        ("down_block_size", BLOCK_SIZES, speed),
         ("attention_bits", (4, 8), "=8"),
     ):
         value = getattr(asked, name)
@@ -99,9 +100,9 @@ def params(asked: QuantizationSpec) -> dict[str, Any]:
             "symmetric": asked.symmetric,
             "keep": list(asked.keep),
         }
-        for name, value in (("bits", asked.attention_bits), ("block_size", asked.attention_block_size)):
-            if value not in (None, said[name]):
-                said[f"attention_{name}"] = value
+        for name in ("attention_bits", "attention_block_size", "down_block_size"):
+            if getattr(asked, name) not in (None, said[name.split("_", 1)[1]]):
+                said[name] = getattr(asked, name)
     if asked.budget is not None:
         said["budget"] = asked.budget
     return said | ({"calibration_tokens": asked.calibration_tokens} if _needs_text(asked) else {})

@@ -93,10 +93,19 @@ class QuantizationSpec:
     bits: int | None = option(None, "bits of one weight", low=2, high=16)
     block_size: int | None = option(None, "weights that share one scale: 16, 32, 64, 128 or 256", low=16, high=256)
     attention_bits: int | None = option(
-        None, "bits of the weights into and out of attention, 4 or 8; null: as the others", low=2, high=16
+        None,
+        "bits of the weights that values go through, into attention and out of it, 4 or 8; null: as the others",
+        low=2,
+        high=16,
     )
     attention_block_size: int | None = option(
-        None, "block size of the weights into and out of attention; null: as the others", low=16, high=256
+        None, "block size of the weights that values go through; null: as the others", low=16, high=256
+    )
+    down_block_size: int | None = option(
+        None,
+        "block size of all other weights that give fewer numbers than they read; null: as the others",
+        low=16,
+        high=256,
     )
     symmetric: bool = option(True, "no zero points")
     keep: tuple[str, ...] = option((), "glob patterns of weights that stay unquantized, such as lm_head*")

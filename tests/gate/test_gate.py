@@ -9,7 +9,9 @@ from pathlib import Path
 import onnx_ir as ir
 import pytest
 
+from qeffbuild.backends.onnxruntime import lower
 from qeffbuild.errors import StepError
+from qeffbuild.executor.work import Work
 from qeffbuild.gate import stream
 from qeffbuild.graph.files import load_graph, save_graph
 from qeffbuild.package import Package
@@ -78,6 +80,18 @@ def test_a_quantized_graph_has_a_budget_and_a_wrong_one_is_still_found(demo_int8
     assert said["limits"] == {"noise": 0.5, "kl": 0.1}
     assert 0 < said["figures"]["kl"] < 0.01
     assert "begins in transformer.h.1" in caught.value.message
+
+
+def test_a_table_of_integers_passes_with_the_weights_that_are_quantized(demo_int8, tmp_path):
+    words = {"attention": "auto", "recurrence": "chunked", "embedding_bits": 8}
+    small, inputs = tmp_path / "lower", {"graph": demo_int8.folder("quantize")}
+    small.mkdir()
+    lower.run(Work(name="lower", params=words, inputs=inputs, leaves={}, out=small))
+
+    demo_int8.gate(small, tmp_path, "quantize", "export")
+
+    assert json.loads((small / "lower.json").read_text())["tables"] != {}
+    assert 0 < json.loads((tmp_path / "gate.json").read_text())["figures"]["kl"] < 0.01
 
 
 def test_the_tolerance_is_the_specs_own(demo, tmp_path):

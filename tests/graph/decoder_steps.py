@@ -24,7 +24,8 @@ def build(
     quantization: dict[str, Any] | None = None,
     prefill: bool = False,
     prepack: bool = False,
-    numbers: str = "one",
+    values: str = "plain",
+    embedding_bits: int | None = None,
     calibration: Path | None = None,
 ) -> Package:
     """The steps behind the export, in a row; with `prefill`, the form for prompts, too."""
@@ -40,12 +41,14 @@ def build(
         )
         graph = roles["quantized"] = out
     lowered, packaged = folder / "lower", folder / "package"
+    words: dict[str, Any] = {"attention": attention, "recurrence": "chunked"}
+    words |= {} if embedding_bits is None else {"embedding_bits": embedding_bits}
     lowered.mkdir(parents=True)
     packaged.mkdir()
     lower.run(
         Work(
             name="lower",
-            params={"attention": attention, "recurrence": "chunked"},
+            params=words,
             inputs={"graph": graph},
             leaves={},
             out=lowered,
@@ -57,15 +60,13 @@ def build(
             roles[role].mkdir()
         exported = {**inputs, "graph": decoder.exported}
         rowwise.run(
-            Work(
-                name="", params={"keep": [], "attention": numbers}, inputs=exported, leaves=leaves, out=roles["rowwise"]
-            )
+            Work(name="", params={"keep": [], "values": values}, inputs=exported, leaves=leaves, out=roles["rowwise"])
         )
         rounded = {"graph": roles["rowwise"], "kv_scales": graph}
         lower.run(
             Work(
                 name="",
-                params={"attention": attention, "recurrence": "chunked"},
+                params=words,
                 inputs=rounded,
                 leaves={},
                 out=roles["prefill"],

@@ -71,8 +71,8 @@ def test_products_of_every_form_are_quantized_and_the_embedding_is_not(tmp_path:
     assert all(node.attributes["accuracy_level"].as_int() == 4 for node in graph if node.op_type == "MatMulNBits")
 
 
-def test_the_weights_into_and_out_of_attention_can_have_a_form_of_their_own(tmp_path: Path) -> None:
-    said = params("int4", block_size=32, attention_bits=8, attention_block_size=16)
+def test_weights_that_values_go_through_and_those_that_narrow_can_have_forms_of_their_own(tmp_path: Path) -> None:
+    said = params("int4", block_size=32, attention_bits=8, attention_block_size=16, down_block_size=64)
     build(make_decoder(tmp_path), tmp_path, quantization=said)
 
     graph = load_graph(tmp_path / "quantize/graph.onnx").graph
@@ -80,9 +80,10 @@ def test_the_weights_into_and_out_of_attention_can_have_a_form_of_their_own(tmp_
     for node in (node for node in graph if node.op_type == "MatMulNBits"):
         name = node.inputs[1].name.removesuffix(".numbers").rsplit(".", 2)[0]
         forms[name] = (node.attributes["bits"].as_int(), node.attributes["block_size"].as_int())
-    of_attention = {name for name in MATRICES if name.split(".")[2] in ("q_proj", "k_proj", "v_proj", "c_proj")}
-    assert {name for name, form in forms.items() if form == (8, 16)} == of_attention
-    assert {form for name, form in forms.items() if name not in of_attention} == {(4, 32)}
+    roles = ("q_proj", "k_proj", "v_proj", "c_proj", "c_fc", "c_out")
+    wanted = dict(zip(roles, ((4, 32), (4, 64), (8, 16), (8, 16), (4, 32), (4, 64)), strict=True))
+    assert forms.pop("wte.weight") == (4, 32)
+    assert forms == {name: wanted[name.split(".")[2]] for name in MATRICES}  # keys narrow, too: there are few heads
 
 
 @pytest.mark.parametrize(

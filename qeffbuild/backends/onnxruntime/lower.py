@@ -14,6 +14,7 @@ from qeffbuild.backends.onnxruntime.activations import fuse_activations
 from qeffbuild.backends.onnxruntime.attention import fuse_attention
 from qeffbuild.backends.onnxruntime.norms import fuse_norms
 from qeffbuild.backends.onnxruntime.packing import absorb_biases, drop_detours, drop_flattening, pack_attention
+from qeffbuild.backends.onnxruntime.tables import round_tables
 from qeffbuild.calibration.kv import Scales, drop_rounding, read_scales, round_to_int8
 from qeffbuild.executor.work import Work
 from qeffbuild.graph.files import load_graph, save_graph
@@ -32,7 +33,10 @@ def run(work: Work) -> None:
         # The fused form sees what came before and nothing else; tokens of one image may see one another.
         attention = "portable" if member.signature.graph == "decoder" and _sees(member) else work.params["attention"]
         recurrence = work.params["recurrence"]
-        said = lower(model, member.signature, attention=attention, recurrence=recurrence, scales=scales)
+        said = lower(
+            model, member.signature, attention=attention, recurrence=recurrence, scales=scales,
+            embedding_bits=work.params.get("embedding_bits"),
+        )  # fmt: skip
         save_graph(model, work.out / member.file)
         with_dtypes(member.signature, said["attention"]["int8"]).save(work.out / member.io.name)
         (work.out / f"{member.prefix}lower.json").write_text(json.dumps(said, indent=1, sort_keys=True) + "\n")
@@ -55,6 +59,7 @@ def lower(
     attention: str,
     recurrence: str = "chunked",
     scales: Mapping[str, Scales] | None = None,
+    embedding_bits: int | None = None,
 ) -> dict[str, Any]:
     """Rewrites `model`; what was chosen and why. `scales` are those of a cache in 8 bits."""
     InlinePass()(model)
@@ -76,6 +81,7 @@ def lower(
     counts["biases_absorbed"] = absorb_biases(model.graph)
     counts["attention_packed"] = pack_attention(model.graph)
     counts |= fuse_activations(model) | fuse_norms(model)
+    tables = round_tables(model.graph, embedding_bits) if embedding_bits else {}
     return {
         "schema": 1,
         "recurrence": {"asked": recurrence, **loops.as_json()},
@@ -84,6 +90,7 @@ def lower(
         "in_place": in_place,
         "rows_apart": bool(fused["fused"]),
         "tied_head": tied,
+        "tables": tables,
         "encoded": held,
         "has_blocks": any(node.op_type == "MatMulNBits" for node in model.graph),
     }

@@ -30,6 +30,13 @@ class Options:
         "of quantized packages. fast: prompts by 8-bit integers with a scale per token, one more byte per weight; "
         "accurate: prompts and decoding by the same weights; small: that, in larger blocks",
     )
+    embedding_bits: int | None = option(
+        None,
+        "bits of tables that tokens are looked up in, 4 or 8; null: as they are, or 8 in quantized packages where "
+        "profile is small",
+        low=4,
+        high=8,
+    )
     prepacked: bool = option(
         False, "weights that decode a second time in the package, as this processor reads them: loads in half the time"
     )
@@ -66,6 +73,13 @@ def _conflicts(spec: BuildSpec) -> Iterator[tuple[bool, str, str, str]]:
         "quantization.mxint8_kv_cache",
         "onnxruntime has no MXINT8 cache",
         compiler_only,
+    )
+    bits = spec.backend.options.embedding_bits
+    yield (
+        bits not in (None, 4, 8),
+        "backend.embedding_bits",
+        f"{bits} is not one of 4, 8",
+        "backend.embedding_bits=8",
     )
     for phase, lengths in (
         ("prefill", shapes.comp_ctx_lengths_prefill),

@@ -12,6 +12,7 @@ from qeffbuild.spec.types import BuildSpec
 
 _ROOM = "qeffbuild.backends.onnxruntime"
 _SESSION = f"{_ROOM}.session"  # packaging ends with a run in it
+_LOADING = tuple(f"{_ROOM}.{name}" for name in ("buffers", "pages", "rows", "session"))
 _PREPACK = f"{_ROOM}.prepack"
 # By profile, bits, and whether a text makes good what large blocks lose: what a spec that says nothing of it gets.
 _BLOCKS: dict[tuple[str, int, str], dict[str, int]] = {
@@ -20,11 +21,12 @@ _BLOCKS: dict[tuple[str, int, str], dict[str, int]] = {
     ("small", 8, "text"): {"block_size": 128},
     ("small", 4, "none"): {"block_size": 128},
     ("small", 4, "text"): {"block_size": 256},
-    ("fast", 8, "none"): {"block_size": 128, "attention_block_size": 32},
+    ("fast", 8, "none"): {"block_size": 64, "attention_block_size": 16, "down_block_size": 32},
     ("fast", 8, "text"): {"block_size": 128},
-    ("fast", 4, "none"): {"block_size": 256, "attention_bits": 8, "attention_block_size": 128},
+    ("fast", 4, "none"): {"block_size": 256, "attention_bits": 8},
     ("fast", 4, "text"): {"block_size": 256},
 }
+_SMALL_TABLES = 8
 _GRAPH_CODE = ("qeffbuild.graph", "qeffbuild.graphs", "qeffbuild.signature")
 _GRAPH_TOOLS = ("ml-dtypes", "numpy", "onnx", "onnx-ir")
 
@@ -49,7 +51,8 @@ def _with_blocks(spec: BuildSpec) -> BuildSpec:
     weights into and out of attention, whose errors stay in the cache.
     """
     asked, profile = spec.quantization, spec.backend.options.profile
-    if any((asked.block_size, asked.attention_block_size, asked.attention_bits)) or not quantizers.makes_blocks(asked):
+    said = (asked.block_size, asked.attention_block_size, asked.attention_bits, asked.down_block_size)
+    if any(said) or not quantizers.makes_blocks(asked):
         return spec
     method = quantizers.find(asked.method)
     form = "text" if method.CALIBRATED or asked.budget is not None else "none"
@@ -63,8 +66,8 @@ def _rowwise(spec: BuildSpec, graph: str) -> Step:
         name="quantize[prefill]",
         action=f"{_ROOM}.rowwise",
         # An answer in 4 bits loses so much more that nothing would be gained.
-        params={"keep": list(spec.quantization.keep), "attention": "two" if bits == 8 else "one"},
-        reads={"keep": "quantization.keep", "attention": "quantization.bits"},
+        params={"keep": list(spec.quantization.keep), "values": "finer" if bits == 8 else "plain"},
+        reads={"keep": "quantization.keep", "values": "quantization.bits"},
         inputs={"graph": graph, "model": "fetch"},
         leaves=model_leaves(spec.model),
         code=_GRAPH_CODE,
@@ -75,12 +78,13 @@ def _rowwise(spec: BuildSpec, graph: str) -> Step:
 def _lower(spec: BuildSpec, name: str, graph: str) -> Step:
     # The form for prompts is not made of the graph that was quantized, but writes the same cache.
     options = spec.backend.options
+    tables, said_by = _tables(spec)
     kv_scales = {"kv_scales": "quantize"} if spec.quantization.kv_cache == "int8" and graph != "quantize" else {}
     return Step(
         name=name,
         action=f"{_ROOM}.lower",
-        params={"attention": options.attention, "recurrence": options.recurrence},
-        reads={"attention": "backend.attention", "recurrence": "backend.recurrence"},
+        params={"attention": options.attention, "recurrence": options.recurrence, **tables},
+        reads={"attention": "backend.attention", "recurrence": "backend.recurrence", **said_by},
         inputs={"graph": graph, **kv_scales},
         code=(
             "qeffbuild.calibration",
@@ -88,11 +92,21 @@ def _lower(spec: BuildSpec, name: str, graph: str) -> Step:
             "qeffbuild.package",
             *(
                 f"{_ROOM}.{name}"
-                for name in ("activations", "attention", "masks", "norms", "packing", "rotary", "rows")
+                for name in ("activations", "attention", "masks", "norms", "packing", "rotary", "rows", "tables")
             ),
         ),
         tools=_GRAPH_TOOLS,
     )
+
+
+def _tables(spec: BuildSpec) -> tuple[dict[str, Any], dict[str, str]]:
+    """Bits of the tables that tokens are looked up in, and the key that says so; nothing where they stay floats."""
+    options, name = spec.backend.options, "embedding_bits"
+    if options.embedding_bits is not None:
+        return {name: options.embedding_bits}, {name: f"backend.{name}"}
+    if options.profile == "small" and quantizers.makes_blocks(spec.quantization):
+        return {name: _SMALL_TABLES}, {name: "backend.profile"}
+    return {}, {}
 
 
 def _package(spec: BuildSpec, graph: str, quantized: bool) -> Step:
@@ -126,6 +140,6 @@ def _package(spec: BuildSpec, graph: str, quantized: bool) -> Step:
             **({"quantized": "quantize"} if quantized else {}),
         },
         leaves=model_leaves(spec.model),
-        code=(*_GRAPH_CODE, "qeffbuild.models", "qeffbuild.package", _SESSION, *((_PREPACK,) if is_prepacked else ())),
+        code=(*_GRAPH_CODE, "qeffbuild.models", "qeffbuild.package", *_LOADING, *((_PREPACK,) if is_prepacked else ())),
         tools=(*_GRAPH_TOOLS, *(("onnxruntime",) if is_prepacked else ()), "tokenizers", "transformers"),
     )

@@ -1,9 +1,9 @@
 """Neutral graph -> the same graph with products of 8-bit integers: a scale for each token and for each output.
 
 ONNX Runtime multiplies whole matrices of integers about twice as fast as it does blocks of weights, so this is the form
-for prompts. The new weights lie beside the graph in rowwise.data. What is wrong with keys, values and the answers of
-attention is the same for every token, and stays in the cache: `attention=two` has their weights in 16 bits, as two
-numbers of 8, which are two products.
+for prompts. The new weights lie beside the graph in rowwise.data. What is wrong with values and with the answers of
+attention is wrong for every token alike: `values=finer` has the weights that they go through in 16 bits, as two numbers
+of 8, which are two products; and where values alone are made, what rounding left over of the inputs is a third.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def run(work: Work) -> None:
     facts = json.loads((work.inputs["model"] / "facts.json").read_text())
     names = {(said["file"], said["offset"]): name for name, said in facts["tensors"].items()}
     with (work.out / DATA).open("wb") as file:
-        rewriting = _Rowwise(model, weights, DataFile(file), two=work.params["attention"] == "two")
+        rewriting = _Rowwise(model, weights, DataFile(file), finer=work.params["values"] == "finer")
         done = rewriting.carry_out(work, names)
     save_graph(model, work.out / main.file)
     shutil.copyfile(main.io, work.out / main.io.name)
@@ -49,13 +49,14 @@ def run(work: Work) -> None:
 class _Rowwise:
     """One graph being rewritten, a product at a time: never more than one weight is in memory.
 
-    With `two`, weights that serve attention are two numbers each.
+    With `finer`, weights that values go through are two numbers each.
     """
 
-    def __init__(self, model: ir.Model, weights: Weights, output: DataFile, *, two: bool) -> None:
-        self.graph, self.weights, self.output, self.two = model.graph, weights, output, two
+    def __init__(self, model: ir.Model, weights: Weights, output: DataFile, *, finer: bool) -> None:
+        self.graph, self.weights, self.output, self.finer = model.graph, weights, output, finer
         self.emit = Emitter(model.graph, "rowwise")
         self.inputs: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
+        self.rests: dict[ir.Value, ir.Value] = {}
         self.made: dict[str, list[tuple[ir.Value, ir.Value]]] = {}
         model.opset_imports["com.microsoft"] = 1
 
@@ -81,17 +82,29 @@ class _Rowwise:
         key = f"{identity(product.weight)} {product.is_transposed}"
         if key not in self.made:
             self.made[key] = self._store(f"{name}.rowwise.{len(self.made)}", product)
-        x, sizes = self._rounded(product.x)
-        parts = [
-            self.emit("MatMulIntegerToFloat", x, numbers, _ONE, scales, _MIDDLE, domain="com.microsoft")
-            for numbers, scales in self.made[key]
-        ]
-        made = parts[0] if len(parts) == 1 else self.emit("Add", *parts)
-        result = self.emit("Mul", made, sizes)
+        result = self._times(product.x, self.made[key])
+        if self.finer and product.makes == {"values"}:
+            result = self.emit("Add", result, self._times(self._rest(product.x), self.made[key][:1]))
         if product.bias is not None:
             result = self.emit("Add", result, product.bias)
         replace_value(self.graph, product.node.outputs[0], result)
         self.emit.place(product.node)
+
+    def _times(self, x: ir.Value, weight: list[tuple[ir.Value, ir.Value]]) -> ir.Value:
+        rounded, sizes = self._rounded(x)
+        parts = [
+            self.emit("MatMulIntegerToFloat", rounded, numbers, _ONE, scales, _MIDDLE, domain="com.microsoft")
+            for numbers, scales in weight
+        ]
+        return self.emit("Mul", parts[0] if len(parts) == 1 else self.emit("Add", *parts), sizes)
+
+    def _rest(self, x: ir.Value) -> ir.Value:
+        """What rounding leaves over of x."""
+        if x not in self.rests:
+            rounded, sizes = self._rounded(x)
+            numbers = self.emit("DequantizeLinear", rounded, _ONE, _MIDDLE)
+            self.rests[x] = self.emit("Sub", x, self.emit("Mul", numbers, sizes))
+        return self.rests[x]
 
     def _rounded(self, x: ir.Value) -> tuple[ir.Value, ir.Value]:
         """x in 8 bits around 128, and the size of a step in each row; products of one input share them."""
@@ -106,7 +119,7 @@ class _Rowwise:
         """Weights [K, N] in 8 bits, and a scale for each of the N outputs; perhaps those of what is left over, too."""
         weight = np.asarray(compute(product.weight, self.weights), np.float32)
         rest, made = weight.T if product.is_transposed else weight, []
-        for part in ("high", "low") if self.two and product.serves_attention else ("high",):
+        for part in ("high", "low") if self.finer and product.carries_values else ("high",):
             scales = np.maximum(np.abs(rest).max(axis=0), 1e-12) / _STEPS
             numbers = np.rint(rest / scales)
             rest = rest - numbers * scales

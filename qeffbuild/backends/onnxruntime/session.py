@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 
 from qeffbuild.backends.onnxruntime import rows
+from qeffbuild.backends.onnxruntime.buffers import shape_of, zeroed
 from qeffbuild.backends.onnxruntime.pages import large_pages
 from qeffbuild.errors import AbsentError, BackendError
 from qeffbuild.package import Package
-from qeffbuild.signature import Axis, IoSignature, State
+from qeffbuild.signature import IoSignature, State
 
 try:
     import onnxruntime as ort
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 _BINDINGS = 16  # shapes whose buffers are kept per set of states, the least recently used goes first
 _PROMPT = 24  # tokens of a row from which on the form for prompts is the faster one
 _MANY = 64 << 20  # bytes of weights that no cache of a processor holds
+_WAIT_US = "1000"  # that a thread looks for the next operator before it sleeps
 _QUIET = 3  # ONNX Runtime's warnings are about its own rewriting; errors reach us as exceptions
 
 Shapes = tuple[tuple[int, ...], ...]
@@ -62,8 +64,10 @@ def _options(threads: int | None) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = _QUIET
-    # Spinning gains a little on a machine of our own and costs everybody else a core.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Operators follow each other within microseconds; to be woken for each costs a token a quarter of its time. A
+    # thread that finds nothing for so long sleeps, so a session that nobody asks costs nobody a core.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+    options.add_session_config_entry("session.intra_op.spin_duration_us", _WAIT_US)
     return options
 
 
@@ -149,11 +153,9 @@ class Session:
         """Zeroed states for `batch_size` rows of `ctx_len` slots."""
         loaded = self._graphs[graph]
         sizes = {"batch_size": batch_size, "ctx_len": ctx_len}
-        first, second = {}, {}
-        for state in loaded.signature.states:
-            first[state.name] = np.zeros(_shape(state.axes, sizes), state.dtype)
-            shared = state.name in loaded.in_place
-            second[state.name] = first[state.name] if shared else np.zeros_like(first[state.name])
+        first = zeroed(loaded.signature.states, sizes)
+        moving = [state for state in loaded.signature.states if state.name not in loaded.in_place]
+        second = first | zeroed(moving, sizes)
         return States(batch_size, ctx_len, (first, second))
 
     def hold(self, states: States, values: Mapping[str, np.ndarray]) -> None:
@@ -276,13 +278,9 @@ def _make_outputs(graph: _Graph, shapes: Shapes, states: States, rows: slice) ->
     for tensor, shape in zip(graph.signature.inputs, shapes, strict=True):
         sizes |= {axis: size for axis, size in zip(tensor.axes, shape, strict=True) if isinstance(axis, str)}
     sized = [tensor for tensor in graph.signature.outputs if all(isinstance(a, int) or a in sizes for a in tensor.axes)]
-    return {tensor.name: np.zeros(_shape(tensor.axes, sizes), tensor.dtype) for tensor in sized}
+    return {tensor.name: np.zeros(shape_of(tensor.axes, sizes), tensor.dtype) for tensor in sized}
 
 
 def _alias(array: np.ndarray) -> Any:
     """The array's own memory as ONNX Runtime sees it: what is written into one is in the other."""
     return ort.OrtValue.ortvalue_from_numpy(array)
-
-
-def _shape(axes: tuple[Axis, ...], sizes: Mapping[str, int]) -> tuple[int, ...]:
-    return tuple(axis if isinstance(axis, int) else sizes[axis] for axis in axes)

@@ -41,8 +41,11 @@ def test_a_plain_spec_passes() -> None:
         ("quantization", {"method": "int8", "bits": 4}, "quantization.bits"),
         ("quantization", {"method": "int8", "block_size": 48}, "quantization.block_size"),
         ("quantization", {"method": "int8", "attention_block_size": 48}, "quantization.attention_block_size"),
+        ("quantization", {"method": "int8", "down_block_size": 48}, "quantization.down_block_size"),
+        ("quantization", {"method": "fp8", "down_block_size": 32}, "quantization.down_block_size"),
         ("quantization", {"method": "int4", "attention_bits": 6}, "quantization.attention_bits"),
         ("quantization", {"method": "fp8", "attention_bits": 8}, "quantization.attention_bits"),
+        ("options", {"embedding_bits": 6}, "backend.embedding_bits"),
         ("specialization", {"comp_ctx_lengths_prefill": (64,)}, "specialization.comp_ctx_lengths_prefill"),
         ("specialization", {"comp_ctx_lengths_decode": (64,)}, "specialization.comp_ctx_lengths_decode"),
         ("specialization", {"prefill_only": True}, "specialization.prefill_only"),
@@ -78,22 +81,23 @@ def test_the_fast_profile_adds_a_form_for_prompts_to_quantized_packages_and_take
     assert [step.name for step in steps(fast, "export")] == ["lower", "package"]
     made = {step.name: step for step in steps(quantized, "export")}
     assert list(made) == ["quantize", "lower", "quantize[prefill]", "lower[prefill]", "package"]
-    words = ("block_size", "attention_bits", "attention_block_size")
-    assert [made["quantize"].params[word] for word in words] == [256, 8, 128]
+    words = ("block_size", "attention_bits", "attention_block_size", "down_block_size")
+    assert [made["quantize"].params.get(word) for word in words] == [256, 8, None, None]
     assert made["package"].inputs["prefill"] == "lower[prefill]"
     said = replace(quantized, quantization=replace(quantized.quantization, block_size=32))
     assert steps(said, "export")[0].params["block_size"] == 32
 
 
-def test_what_serves_attention_is_finer_where_no_text_makes_up_for_large_blocks() -> None:
+def test_what_values_go_through_and_what_narrows_is_finer_where_no_text_makes_up_for_large_blocks() -> None:
     fast = with_said("options", profile="fast")
     quantized = replace(fast, quantization=QuantizationSpec(method="int8"))
 
     made = {step.name: step.params for step in steps(quantized, "export")}
 
-    assert (made["quantize"]["block_size"], made["quantize"]["attention_block_size"]) == (128, 32)
+    words = ("block_size", "attention_block_size", "down_block_size")
+    assert [made["quantize"][word] for word in words] == [64, 16, 32]
     assert "attention_bits" not in made["quantize"]
-    assert made["quantize[prefill]"]["attention"] == "two"
+    assert made["quantize[prefill]"]["values"] == "finer"
 
 
 @pytest.mark.parametrize(
@@ -115,12 +119,23 @@ def test_accuracy_means_small_blocks_unless_something_is_said_of_them(
     assert (params["block_size"], params.get("attention_block_size")) == forms
 
 
+def test_small_packages_have_small_tables_and_who_asks_has_what_was_asked() -> None:
+    small = replace(with_said("options", profile="small"), quantization=QuantizationSpec(method="int8"))
+
+    def bits(spec: BuildSpec) -> Any:
+        return {step.name: step for step in steps(spec, "export")}["lower"].params.get("embedding_bits")
+
+    assert bits(small) == 8
+    assert bits(with_said("options", profile="small")) is None
+    assert bits(replace(small, backend=BackendSpec(name="onnxruntime", options=Options(embedding_bits=4)))) == 4
+
+
 def test_the_form_for_prompts_is_simple_where_decoding_loses_more() -> None:
     fast = with_said("options", profile="fast")
 
     made = {step.name: step for step in steps(replace(fast, quantization=QuantizationSpec(method="gptq")), "export")}
 
-    assert made["quantize[prefill]"].params["attention"] == "one"
+    assert made["quantize[prefill]"].params["values"] == "plain"
 
 
 def test_weights_are_stored_a_second_time_only_when_asked() -> None:

@@ -53,8 +53,8 @@ def test_a_prompt_is_read_in_the_form_for_prompts_and_decoded_from_the_same_cach
         assert (found != other).any()
 
 
-def test_what_serves_attention_is_nearer_in_two_numbers(decoder: Decoder, tmp_path: Path, fast: Package) -> None:
-    two = build(decoder, tmp_path, quantization=WORDS, prefill=True, numbers="two")
+def test_values_are_nearer_in_two_numbers(decoder: Decoder, tmp_path: Path, fast: Package) -> None:
+    two = build(decoder, tmp_path, quantization=WORDS, prefill=True, values="finer")
 
     truth = decoder.logits([*PROMPT, 30])[-2]
     lost = [np.square(say(package, PROMPT, 30)[0] - truth).mean() for package in (two, fast)]

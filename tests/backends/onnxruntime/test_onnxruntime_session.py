@@ -55,6 +55,14 @@ def test_states_begin_as_zeros_in_the_shape_of_the_signature(session: Session) -
     assert not any(array.any() for array in states.arrays.values())
 
 
+def test_states_lie_side_by_side_each_from_the_start_of_a_line_of_the_processors_cache(session: Session) -> None:
+    arrays = session.allocate("decoder", 1, 5).arrays.values()
+
+    starts = [array.ctypes.data - next(iter(arrays)).ctypes.data for array in arrays]
+    size = -(-KV_HEADS * 5 * HEAD_WIDTH * 4 // 64) * 64
+    assert starts == [size * number for number in range(len(arrays))]
+
+
 def test_a_run_writes_its_tokens_slots_and_no_others(session: Session) -> None:
     states = session.allocate("decoder", 3, 8)
     for array in states.arrays.values():
