@@ -203,8 +203,9 @@ class Quantization:
         rows, columns = chosen.matrices[0].shape
         if chosen.product.carries_values:
             said |= {name: self.params.get(f"attention_{name}") or said[name] for name in ("bits", "block_size")}
-        elif rows < columns:
-            said["block_size"] = self.params.get("down_block_size") or said["block_size"]
+        else:
+            kind = "query" if chosen.product.makes else "down" if rows < columns else ""
+            said["block_size"] = self.params.get(f"{kind}_block_size") or said["block_size"]
         return {**said, "bits": 8} if chosen.names[0] in self.eight else said
 
     def _store(self, name: str, blocks: Blocks, product: Product) -> tuple[ir.Value, ...]:

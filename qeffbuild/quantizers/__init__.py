@@ -70,6 +70,7 @@ def check(asked: QuantizationSpec) -> None:
     for name, possible, hint in (
         ("block_size", BLOCK_SIZES, speed),
         ("attention_block_size", BLOCK_SIZES, speed),
+        ("query_block_size", BLOCK_SIZES, speed),
         ("down_block_size", BLOCK_SIZES, speed),
         ("attention_bits", (4, 8), "=8"),
     ):
@@ -100,7 +101,7 @@ def params(asked: QuantizationSpec) -> dict[str, Any]:
             "symmetric": asked.symmetric,
             "keep": list(asked.keep),
         }
-        for name in ("attention_bits", "attention_block_size", "down_block_size"):
+        for name in ("attention_bits", "attention_block_size", "query_block_size", "down_block_size"):
             if getattr(asked, name) not in (None, said[name.split("_", 1)[1]]):
                 said[name] = getattr(asked, name)
     if asked.budget is not None:

@@ -101,6 +101,9 @@ class QuantizationSpec:
     attention_block_size: int | None = option(
         None, "block size of the weights that values go through; null: as the others", low=16, high=256
     )
+    query_block_size: int | None = option(
+        None, "block size of the weights that make queries or keys and no values; null: as the others", low=16, high=256
+    )
     down_block_size: int | None = option(
         None,
         "block size of all other weights that give fewer numbers than they read; null: as the others",

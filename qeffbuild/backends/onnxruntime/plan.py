@@ -21,11 +21,17 @@ _BLOCKS: dict[tuple[str, int, str], dict[str, int]] = {
     ("small", 8, "text"): {"block_size": 128},
     ("small", 4, "none"): {"block_size": 128},
     ("small", 4, "text"): {"block_size": 256},
-    ("fast", 8, "none"): {"block_size": 64, "attention_block_size": 16, "down_block_size": 32},
+    ("fast", 8, "none"): {
+        "block_size": 64,
+        "attention_block_size": 16,
+        "query_block_size": 128,
+        "down_block_size": 16,
+    },
     ("fast", 8, "text"): {"block_size": 128},
     ("fast", 4, "none"): {"block_size": 256, "attention_bits": 8},
     ("fast", 4, "text"): {"block_size": 256},
 }
+_SAID = ("block_size", "attention_bits", "attention_block_size", "query_block_size", "down_block_size")
 _SMALL_TABLES = 8
 _GRAPH_CODE = ("qeffbuild.graph", "qeffbuild.graphs", "qeffbuild.signature")
 _GRAPH_TOOLS = ("ml-dtypes", "numpy", "onnx", "onnx-ir")
@@ -51,8 +57,7 @@ def _with_blocks(spec: BuildSpec) -> BuildSpec:
     weights into and out of attention, whose errors stay in the cache.
     """
     asked, profile = spec.quantization, spec.backend.options.profile
-    said = (asked.block_size, asked.attention_block_size, asked.attention_bits, asked.down_block_size)
-    if any(said) or not quantizers.makes_blocks(asked):
+    if any(getattr(asked, name) for name in _SAID) or not quantizers.makes_blocks(asked):
         return spec
     method = quantizers.find(asked.method)
     form = "text" if method.CALIBRATED or asked.budget is not None else "none"
