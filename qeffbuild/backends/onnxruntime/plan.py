@@ -21,12 +21,7 @@ _BLOCKS: dict[tuple[str, int, str], dict[str, int]] = {
     ("small", 8, "text"): {"block_size": 128},
     ("small", 4, "none"): {"block_size": 128},
     ("small", 4, "text"): {"block_size": 256},
-    ("fast", 8, "none"): {
-        "block_size": 64,
-        "attention_block_size": 16,
-        "query_block_size": 128,
-        "down_block_size": 16,
-    },
+    ("fast", 8, "none"): {"block_size": 64, "attention_block_size": 16, "down_block_size": 16},
     ("fast", 8, "text"): {"block_size": 128},
     ("fast", 4, "none"): {"block_size": 256, "attention_bits": 8},
     ("fast", 4, "text"): {"block_size": 256},

@@ -1,9 +1,10 @@
 """Neutral graph -> the same graph with products of 8-bit integers: a scale for each token and for each output.
 
 ONNX Runtime multiplies whole matrices of integers about twice as fast as it does blocks of weights, so this is the form
-for prompts. The new weights lie beside the graph in rowwise.data. What is wrong with values and with the answers of
-attention is wrong for every token alike: `values=finer` has the weights that they go through in 16 bits, as two numbers
-of 8, which are two products; and where values alone are made, what rounding left over of the inputs is a third.
+for prompts. The new weights lie beside the graph in rowwise.data. What is wrong with keys and values stays in the
+cache, and with the answers of attention it is wrong for every token alike: `values=finer` has their weights in 16 bits,
+as two numbers of 8, which are two products; and where values alone are made, what rounding left over of the inputs is
+a third.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def run(work: Work) -> None:
 class _Rowwise:
     """One graph being rewritten, a product at a time: never more than one weight is in memory.
 
-    With `finer`, weights that values go through are two numbers each.
+    With `finer`, weights of keys, of values and of what attention answers are two numbers each.
     """
 
     def __init__(self, model: ir.Model, weights: Weights, output: DataFile, *, finer: bool) -> None:
@@ -119,7 +120,8 @@ class _Rowwise:
         """Weights [K, N] in 8 bits, and a scale for each of the N outputs; perhaps those of what is left over, too."""
         weight = np.asarray(compute(product.weight, self.weights), np.float32)
         rest, made = weight.T if product.is_transposed else weight, []
-        for part in ("high", "low") if self.finer and product.carries_values else ("high",):
+        is_finer = self.finer and (product.carries_values or "keys" in product.makes)
+        for part in ("high", "low") if is_finer else ("high",):
             scales = np.maximum(np.abs(rest).max(axis=0), 1e-12) / _STEPS
             numbers = np.rint(rest / scales)
             rest = rest - numbers * scales

@@ -95,8 +95,8 @@ def test_what_values_go_through_and_what_narrows_is_finer_where_no_text_makes_up
 
     made = {step.name: step.params for step in steps(quantized, "export")}
 
-    words = ("block_size", "attention_block_size", "query_block_size", "down_block_size")
-    assert [made["quantize"][word] for word in words] == [64, 16, 128, 16]
+    words = ("block_size", "attention_block_size", "down_block_size")
+    assert [made["quantize"][word] for word in words] == [64, 16, 16]
     assert "attention_bits" not in made["quantize"]
     assert made["quantize[prefill]"]["values"] == "finer"
 
