@@ -29,7 +29,7 @@ def expand(graph: ir.Graph, layers: Layers, own: Mapping[str, int], buffers: Map
     segments.check()
     hidden, nodes = segments.hidden[layers.traced - 1], []
     last, ends = hidden, [] if hidden is None else _read_behind(hidden, segments)
-    for layer in range(layers.traced, layers.count):
+    for layer in range(layers.traced, layers.count - layers.unread):
         template = layers.template[layer]
         entering, leaving = segments.hidden[template - 1], segments.hidden[template]
         copies = {} if entering is None or hidden is None else {entering: hidden}
@@ -127,10 +127,12 @@ class _Segments:
                 layer = None
             if layer is None:
                 continue
+            if layer >= layers.traced:
+                raise NotAlike(f"something reads layer {layer}, counted from the beginning")
             self.nodes[layer].append(node)
             self.layer_of[node] = layer
             self.last = node
-        self.templates = {*layers.template[layers.traced :], *(one for one, _ in layers.twins)}
+        self.templates = {*self._copied(), *(one for one, _ in layers.twins)}
         self.hidden: dict[int, ir.Value | None] = {}
 
     def check(self) -> None:
@@ -141,7 +143,7 @@ class _Segments:
         self.hidden = {layer: self._handed_on(layer) for layer in sorted(needed)}
         if len({value is None for value in self.hidden.values()}) > 1:
             raise NotAlike("not every layer hands something on")
-        for template in set(self.layers.template[self.layers.traced :]):
+        for template in self._copied():
             for value in (value for node in self.nodes[template] for value in node.inputs if value is not None):
                 if value.is_graph_input() and self.own.get(value.name or "", template) != template:
                     raise NotAlike(f"layer {template} reads {value.name}")
@@ -151,6 +153,10 @@ class _Segments:
                 raise NotAlike(f"{value.name} is not made in layer {layer}")
         for one, other in self.layers.twins:
             self._check_twins(one, other)
+
+    def _copied(self) -> set[int]:
+        """The layers that others are copies of."""
+        return set(self.layers.template[self.layers.traced : self.layers.count - self.layers.unread])
 
     def _is_common(self, value: ir.Value) -> bool:
         """A buffer of the whole model, such as a rotary table."""

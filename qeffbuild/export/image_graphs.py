@@ -10,14 +10,15 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from qeffbuild.export import layers
 from qeffbuild.export.adapted import adapted
 from qeffbuild.export.image_choice import Chosen, make
+from qeffbuild.export.image_layers import all_layers, number_of_vision_layers, text_layers, vision_layers
 from qeffbuild.export.interfaces import AttentionChoice, interfaces, use
 from qeffbuild.export.language import OUTPUTS, Language
+from qeffbuild.export.layers import Layers
 from qeffbuild.export.modules import Traceable, signature_of, to_graph
 from qeffbuild.export.states import CacheForm, probe
-from qeffbuild.export.vision import Picture, Vision, stacked_layers
+from qeffbuild.export.vision import Picture, Vision
 from qeffbuild.export.weightless import Weightless, copied_or_whole
 from qeffbuild.export.weights import Stored
 from qeffbuild.signature import IoSignature
@@ -40,17 +41,21 @@ def graphs(
 ) -> tuple[Traced, ...]:
     """The main graph first. `seen` is what the processor makes of the images that a graph takes at once."""
 
-    def attempt(copying: bool) -> Traced:
-        return _main(Weightless(config, stored, make, _text_layers if copying else None), seen, chosen, kv_offload)
+    def of_text(model: Any) -> tuple[Layers, ...]:
+        return (text_layers(model),) if kv_offload else all_layers(model, seen, chosen.vision_attention)
 
-    made, reason = copied_or_whole(attempt)
-    main = replace(made, all_layers_because=reason)
-    return (main, _vision(Weightless(config, stored, make), seen, chosen)) if kv_offload else (main,)
+    def of_vision(model: Any) -> tuple[Layers, ...]:
+        return (vision_layers(model, seen, chosen.vision_attention),)
 
+    def main(copying: bool) -> Traced:
+        return _main(Weightless(config, stored, make, of_text if copying else None), seen, chosen, kv_offload)
 
-def _text_layers(model: Any) -> tuple[layers.Layers]:
-    within = next(name for name, module in model.named_modules() if module is model.get_decoder())
-    return (layers.plan(model, within, first=1 + stacked_layers(model)),)
+    def vision(copying: bool) -> Traced:
+        return _vision(Weightless(config, stored, make, of_vision if copying else None), seen, chosen)
+
+    attempts = (main, vision) if kv_offload else (main,)
+    made = [copied_or_whole(attempt) for attempt in attempts]
+    return tuple(replace(traced, all_layers_because=reason) for traced, reason in made)
 
 
 def _vision(weightless: Weightless, seen: Mapping[str, Any], chosen: Chosen) -> Traced:
@@ -58,9 +63,18 @@ def _vision(weightless: Weightless, seen: Mapping[str, Any], chosen: Chosen) -> 
     module = Vision(model, Picture.of(seen, model), attention=chosen.vision_attention)
     asked = Traceable(graph=VISION, module=module, inputs=(module.input,), outputs=module.outputs)
     made = to_graph(asked, model, "eager", AttentionChoice(), weightless.mode)
+    complete = weightless.copied(made, asked)
     weightless.finish(made, VISION)
-    signature = signature_of(made.graph, asked)
-    return Traced(model=made, signature=signature, model_class=type(model).__name__, layers=0, layers_traced=0)
+    count = traced = number_of_vision_layers(model)
+    for alike in weightless.stacks:
+        count, traced = alike.count, alike.traced
+    return Traced(
+        model=made,
+        signature=signature_of(made.graph, complete),
+        model_class=type(model).__name__,
+        layers=count,
+        layers_traced=traced,
+    )
 
 
 def _main(weightless: Weightless, seen: Mapping[str, Any], chosen: Chosen, kv_offload: bool) -> Traced:

@@ -58,6 +58,9 @@ class Report:
     layers: int
     layers_traced: int
     all_layers_because: str | None
+    vision_layers: int | None  # null where both parts are one graph
+    vision_layers_traced: int | None
+    vision_all_layers_because: str | None
     rejected_recipes: tuple[tuple[str, str], ...]
     graphs: tuple[str, ...]
     image: ImageFacts
@@ -125,6 +128,7 @@ def _report(
 ) -> Report:
     fused = way.recipe.attention != "eager"
     names = [cls.__name__ for cls, same in way.choice.fused.items() if same and fused]
+    eye = traced[1] if len(traced) > 1 else None
     return Report(
         model_type=model_type,
         model_class=traced[0].model_class,
@@ -137,6 +141,9 @@ def _report(
         layers=traced[0].layers,
         layers_traced=traced[0].layers_traced,
         all_layers_because=traced[0].all_layers_because,
+        vision_layers=eye.layers if eye else None,
+        vision_layers_traced=eye.layers_traced if eye else None,
+        vision_all_layers_because=eye.all_layers_because if eye else None,
         rejected_recipes=tuple(rejected),
         graphs=tuple(graph.signature.graph for graph in traced),
         image=image,

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from qeffbuild.export.rehearsal import Rehearsal
+
 SCALARS = (int, float, str, bool, type(None))
 NUMBERS = frozenset({"layer_idx", "layer_id", "layer_number", "seed", "training"})
 
@@ -30,6 +32,7 @@ class NotAlike(Exception):
 class Layers:
     """`path` of the stack in the model; how many layers it has, how many are traced, and whom each is a copy of.
 
+    `unread` layers behind them are read by nobody: features are taken from an earlier one, counted from the end.
     `twins` are pairs of traced layers of one kind: that they are traced alike is checked, not assumed. `has_states` is
     false for a stack beside the one that states and results of single layers belong to.
     """
@@ -40,6 +43,7 @@ class Layers:
     template: tuple[int, ...]
     twins: tuple[tuple[int, int], ...]
     has_states: bool = True
+    unread: int = 0
 
     def name_on(self, name: str, old: int, new: int) -> str:
         return name.replace(f".{self.path}.{old}.", f".{self.path}.{new}.")
@@ -53,7 +57,7 @@ class Layers:
             return tuple(items)
         copied = [
             move(item, layer)
-            for layer in range(self.traced, self.count)
+            for layer in range(self.traced, self.count - self.unread)
             for item in items
             if layer_of(item) == self.template[layer]
         ]
@@ -65,14 +69,20 @@ def named_on(name: str, layer: int) -> str:
     return _NUMBER.sub(f".{layer}", name)
 
 
-def plan(model: Any, within: str = "", first: int = 1) -> Layers:
+def plan(model: Any, within: str = "", first: int = 1, rehearsed: Rehearsal | None = None) -> Layers:
     """Decide how many layers to trace. Raises NotAlike where there is nothing to gain.
 
     `within` is the path of the part of the model that has them, where there are others. `first` is the first layer that
-    others may be copies of: what enters an earlier one is not the output of a layer.
+    others may be copies of: what enters an earlier one is not the output of a layer. `rehearsed` tells more about
+    layers whose number their model may choose by.
     """
     path, stack = stack_of(model, within)
-    kinds = _kinds(stack, _config_of(model, path))
+    kinds, unread = _kinds(stack, _config_of(model, path)), 0
+    if rehearsed is not None:
+        if len(rehearsed.read) != 1:
+            raise NotAlike(f"{len(rehearsed.read)} of its layers are read behind them: {sorted(rehearsed.read)}")
+        unread = len(stack) - 1 - max(rehearsed.read)
+        kinds = list(zip(kinds, rehearsed.given, strict=True))[: len(stack) - unread]
     count = len(kinds)
     firsts = [kinds.index(kind) for kind in kinds]
     template = [next((other for other in range(first, count) if kinds[other] == kind), 0) for kind in kinds]
@@ -83,7 +93,14 @@ def plan(model: Any, within: str = "", first: int = 1) -> Layers:
     if traced >= count:
         raise NotAlike(f"{len(set(kinds))} kinds of layer among {count}")
     twins = [(template[layer], layer) for layer in range(traced) if template[layer] not in (0, layer)]
-    return Layers(path=path, count=count, traced=traced, template=tuple(template), twins=tuple(twins))
+    return Layers(
+        path=path,
+        count=len(stack),
+        traced=traced,
+        template=(*template, *(0 for _ in range(unread))),
+        twins=tuple(twins),
+        unread=unread,
+    )
 
 
 def plan_or_whole(model: Any, within: str) -> Layers:
@@ -150,8 +167,8 @@ def cut(model: Any, layers: Layers) -> None:
     """Leave only the layers that are traced, in the modules and in the configuration."""
     owner, _, name = layers.path.rpartition(".")
     stack = model.get_submodule(layers.path)
-    model.get_submodule(owner)._modules[name] = nn.ModuleList(list(stack)[: layers.traced])
+    model.get_submodule(owner)._modules[name] = nn.ModuleList(list(stack)[: layers.traced + layers.unread])
     config = _config_of(model, layers.path)
     for key, values in per_layer_lists(config, layers.count).items():
-        setattr(config, key, values[: layers.traced])
-    config.num_hidden_layers = layers.traced
+        setattr(config, key, values[: layers.traced + layers.unread])
+    config.num_hidden_layers = layers.traced + layers.unread

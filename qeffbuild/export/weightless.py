@@ -78,10 +78,11 @@ def copied_or_whole(attempt: Callable[[bool], Made]) -> tuple[Made, str | None]:
     """attempt(True), by copies of layers; where that is not sound, attempt(False), by all of them, and why."""
     try:
         return attempt(True), None
-    except (layers.NotAlike, RuntimeError) as reason:
-        if not isinstance(reason, layers.NotAlike) and "invalid for input of size" not in str(reason):
+    except (layers.NotAlike, IndexError, RuntimeError) as reason:
+        if isinstance(reason, RuntimeError) and "invalid for input of size" not in str(reason):
             raise
-        # (A size that counts all layers, such as Gemma's embeddings for each, does not fit a part of them.)
+        # (A size that counts all layers, such as Gemma's embeddings for each, does not fit a part of them, and a layer
+        # whose features are taken may be none of that part.)
         log.info("all layers are traced: %s", reason)
         return attempt(False), str(reason)
 
