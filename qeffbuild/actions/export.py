@@ -16,7 +16,6 @@ from qeffbuild.models.tasks import CAUSAL, IMAGE_TEXT
 
 def run(work: Work) -> None:
     facts = json.loads((work.inputs["model"] / "facts.json").read_text())
-    _refuse_dtype(work.params["dtype"], facts["task"])
     if facts["task"] == CAUSAL:
         with unpacked_code(work.inputs["model"] / CODE, work.out / "code") as code:
             if work.params["trust_remote_code"] and code is None:
@@ -27,12 +26,12 @@ def run(work: Work) -> None:
         from qeffbuild.export import image_text
 
         processor = load_packed(work.inputs["model"] / PACKED, facts["config"]["model_type"], work.out / "processor")
-        wanted = {name: work.params[name] for name in ("img_size", "max_num_images", "kv_offload")}
+        wanted = {name: work.params[name] for name in ("dtype", "img_size", "max_num_images", "kv_offload")}
         image_text.export(facts, processor, work.out, **wanted, progress=work.progress)
         return
     from qeffbuild.export import tasks
 
-    asked = {name: work.params[name] for name in ("pooling", "normalize")}
+    asked = {name: work.params[name] for name in ("dtype", "pooling", "normalize")}
     tasks.export(facts, work.out, **asked, progress=work.progress)
 
 
@@ -46,12 +45,3 @@ def _refuse_absent_code(config: Mapping[str, Any]) -> None:
         f"config.json: auto_map: {absent!r:.120} is not in the model folder",
         hint=f"without model.trust_remote_code, transformers' own {config.get('model_type')!s:.60} is built",
     )
-
-
-def _refuse_dtype(dtype: str, task: str) -> None:
-    if dtype != "float32" and (dtype, task) != ("float16", CAUSAL):
-        raise ModelError(
-            "model.unsupported",
-            f"model.dtype: {dtype}, but the graph computes in float32, or for text in float16",
-            hint="leave it out: what a device computes in is decided when its backend compiles",
-        )

@@ -22,6 +22,7 @@ from qeffbuild.gate.figures import (
     exact,
     lossy,
     tokens_only,
+    usual_error,
     usual_noise,
 )
 from qeffbuild.gate.layers import Search
@@ -36,7 +37,7 @@ from qeffbuild.package import GATE
 
 # Products of integers: what they are given is rounded before it is multiplied.
 _ROUNDING = frozenset({"MatMulNBits", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"})
-_BEHIND = ("graph", "quantize", "transform", "export")  # steps beside whose graphs weights may lie
+_BEHIND = ("graph", "quantize", "widen", "transform", "export")  # steps beside whose graphs weights may lie
 
 
 def run(work: Work) -> None:
@@ -131,7 +132,7 @@ class _Gate:
     def _where(self, most: Limits) -> str:
         search, first = Search(self.reference), self.reference.rows[:1]
         self._said_by(self.main, first, self._held(first, search), search)
-        words = search.begins(usual_noise(self.bits) if self.is_lossy else (most.error or 1.0) / 100)
+        words = search.begins(usual_noise(self.bits) if self.is_lossy else usual_error(most))
         return "" if words is None else f"; {words}"
 
 

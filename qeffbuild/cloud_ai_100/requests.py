@@ -35,11 +35,6 @@ def _weights(spec: BuildSpec) -> Iterator[QeffBuildError]:
             f"quantization.method: {quantization.method} is not a method of this backend",
             "use quantization=none with quantization.mxfp6_matmul=true",
         )
-    if spec.model.dtype == "bfloat16":
-        yield conflict(
-            "model.dtype: bfloat16, but graphs are float32 or float16; the compiler computes in float16",
-            "model.dtype=float32",
-        )
     if spec.adapters and spec.transforms.lora == "inputs" and is_continuous(spec):
         yield conflict(
             "transforms.lora: inputs hold one adapter for all rows, but continuous batching mixes requests",

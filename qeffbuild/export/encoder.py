@@ -110,6 +110,8 @@ class _Embedder(nn.Module):
         input_ids, attention_mask = tensors
         arguments = {"use_cache": False} if accepts(self.model, "use_cache") else {}
         hidden = self.model(input_ids=input_ids, attention_mask=attention_mask, **arguments)[0]
+        if self.pooling != "none" and hidden.dtype != torch.float32:
+            hidden = hidden.float()  # a sum over tokens, and their count, in full
         pooled = pool(hidden, attention_mask, self.pooling)
         if self.normalize:
             pooled = pooled / pooled.square().sum(dim=-1, keepdim=True).sqrt().clamp(min=1e-12)

@@ -49,8 +49,8 @@ class Chosen:
     is_listed: bool
 
 
-def make(config: Any) -> Any:
-    return AutoModelForImageTextToText.from_config(config, dtype=torch.float32, attn_implementation="eager")
+def make(config: Any, dtype: str = "float32") -> Any:
+    return AutoModelForImageTextToText.from_config(config, dtype=getattr(torch, dtype), attn_implementation="eager")
 
 
 def small_one(config: Any, one: Mapping[str, Any]) -> Small:

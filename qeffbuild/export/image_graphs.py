@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import onnx_ir as ir
@@ -17,6 +18,7 @@ from qeffbuild.export.interfaces import AttentionChoice, interfaces, use
 from qeffbuild.export.language import OUTPUTS, Language
 from qeffbuild.export.layers import Layers
 from qeffbuild.export.modules import Traceable, signature_of, to_graph
+from qeffbuild.export.narrow import in_dtype
 from qeffbuild.export.states import CacheForm, probe
 from qeffbuild.export.vision import Picture, Vision
 from qeffbuild.export.weightless import Weightless, copied_or_whole
@@ -37,9 +39,17 @@ class Traced:
 
 
 def graphs(
-    config: Any, stored: Mapping[str, Stored], seen: Mapping[str, Any], chosen: Chosen, *, kv_offload: bool
+    config: Any,
+    stored: Mapping[str, Stored],
+    seen: Mapping[str, Any],
+    chosen: Chosen,
+    *,
+    dtype: str = "float32",
+    kv_offload: bool,
 ) -> tuple[Traced, ...]:
     """The main graph first. `seen` is what the processor makes of the images that a graph takes at once."""
+
+    made_in = partial(make, dtype=dtype)
 
     def of_text(model: Any) -> tuple[Layers, ...]:
         return (text_layers(model),) if kv_offload else all_layers(model, seen, chosen.vision_attention)
@@ -48,10 +58,10 @@ def graphs(
         return (vision_layers(model, seen, chosen.vision_attention),)
 
     def main(copying: bool) -> Traced:
-        return _main(Weightless(config, stored, make, of_text if copying else None), seen, chosen, kv_offload)
+        return _main(Weightless(config, stored, made_in, of_text if copying else None), seen, chosen, kv_offload)
 
     def vision(copying: bool) -> Traced:
-        return _vision(Weightless(config, stored, make, of_vision if copying else None), seen, chosen)
+        return _vision(Weightless(config, stored, made_in, of_vision if copying else None), seen, chosen)
 
     attempts = (main, vision) if kv_offload else (main,)
     made = [copied_or_whole(attempt) for attempt in attempts]
@@ -62,6 +72,7 @@ def _vision(weightless: Weightless, seen: Mapping[str, Any], chosen: Chosen) -> 
     model = weightless.model
     module = Vision(model, Picture.of(seen, model), attention=chosen.vision_attention)
     asked = Traceable(graph=VISION, module=module, inputs=(module.input,), outputs=module.outputs)
+    asked = in_dtype(asked, model, module.outputs)
     made = to_graph(asked, model, "eager", AttentionChoice(), weightless.mode)
     complete = weightless.copied(made, asked)
     weightless.finish(made, VISION)
@@ -85,7 +96,7 @@ def _main(weightless: Weightless, seen: Mapping[str, Any], chosen: Chosen, kv_of
         form = probe(model)
     vision = Vision(model, Picture.of(seen, model), attention=chosen.vision_attention)
     language = Language(model, form, chosen.recipe, vision=vision.outputs, is_listed=chosen.is_listed)
-    asked = _asked(vision, language, form, kv_offload)
+    asked = in_dtype(_asked(vision, language, form, kv_offload), model, vision.outputs)
     made = to_graph(asked, model, chosen.recipe.attention, chosen.choice, weightless.mode)
     complete = weightless.copied(made, asked)
     weightless.finish(made, DECODER)

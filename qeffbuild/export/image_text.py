@@ -75,6 +75,7 @@ def export(
     processor: Any,
     out: Path,
     *,
+    dtype: str = "float32",
     img_size: Sequence[int] = (),
     max_num_images: int = 1,
     kv_offload: bool = True,
@@ -82,7 +83,8 @@ def export(
 ) -> Report:
     """Write the graphs, their signatures and export.json into `out`. `facts` is facts.json; no weight is read.
 
-    With `kv_offload` the vision graph is one and the decoder another; without, one graph takes pixels and tokens.
+    They compute in `dtype`, but take and give float32. With `kv_offload` the vision graph is one and the decoder
+    another; without, one graph takes pixels and tokens.
     """
     said = facts["config"]
     config = skeleton.configuration(said)
@@ -96,7 +98,7 @@ def export(
         try:
             way = chosen(small, recipe)
             progress(0.3, f"tracing: {recipe.name}")
-            traced = graphs(config, stored_tensors(facts), seen, way, kv_offload=kv_offload)
+            traced = graphs(config, stored_tensors(facts), seen, way, dtype=dtype, kv_offload=kv_offload)
         except QeffBuildError:
             raise
         except Exception as reason:

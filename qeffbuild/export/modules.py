@@ -111,7 +111,7 @@ def to_graph(asked: Traceable, model: Any, attention: str, choice: AttentionChoi
         log.debug("decomposing", exc_info=True)
         with mode:
             made = _traced(asked, model, attention, choice, decompose=True)
-    tidy(made.graph)
+    tidy(made.graph, str(model.dtype).removeprefix("torch."))
     return made
 
 

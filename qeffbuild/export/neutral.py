@@ -212,7 +212,7 @@ def _trace(model: Any, mode: Any, recipe: Recipe, choice: AttentionChoice) -> tu
         log.debug("decomposing", exc_info=True)
         with mode:
             made = trace(decoder, choice, decompose=True)
-    tidy(made.graph)
+    tidy(made.graph, str(model.dtype).removeprefix("torch."))
     return made, form, reason
 
 

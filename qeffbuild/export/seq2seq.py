@@ -164,7 +164,7 @@ class _Decoder(nn.Module):
         if self.has_mask:
             arguments["attention_mask"] = rest[-1]
         # Nobody looks at what the encoder said: its keys and values are there already.
-        said = torch.zeros(input_ids.shape[0], cross[0].shape[2], _width(self.model))
+        said = torch.zeros(input_ids.shape[0], cross[0].shape[2], _width(self.model), dtype=self.model.dtype)
         with true_positions(self.model, positions):
             logits = self.model(decoder_input_ids=input_ids, encoder_outputs=_Heard(said), **arguments).logits
         chosen = torch.gather(logits, 1, logits_index[:, :, None].expand(-1, -1, logits.shape[-1]))
@@ -186,7 +186,7 @@ class _Decoder(nn.Module):
 def _parts(model: Any) -> Parts:
     """One run without an encoder: its output may be anything of the right width."""
     device = next(model.parameters()).device
-    said = torch.zeros(1, 3, _width(model), device=device)
+    said = torch.zeros(1, 3, _width(model), device=device, dtype=model.dtype)
     tokens = torch.ones(1, 3, dtype=torch.long, device=device)
     cache = model(decoder_input_ids=tokens, encoder_outputs=_Heard(said), use_cache=True).past_key_values
     states = [

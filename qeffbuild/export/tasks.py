@@ -18,6 +18,7 @@ from qeffbuild.errors import QeffBuildError
 from qeffbuild.export import encoder_check, layers, skeleton
 from qeffbuild.export.encoder import classifier, embedder, listener
 from qeffbuild.export.modules import AnyAttention, Traceable, signature_of, to_graph
+from qeffbuild.export.narrow import all_in_dtype
 from qeffbuild.export.reasons import explain, unsupported
 from qeffbuild.export.running import Progress, settled, silent
 from qeffbuild.export.shrink_more import small
@@ -27,6 +28,8 @@ from qeffbuild.export.write import write_all
 from qeffbuild.models.classes import model_from
 from qeffbuild.models.tasks import GENERATING
 from qeffbuild.signature import IoSignature
+
+Make = Callable[[Any], Any]
 
 log = logging.getLogger(__name__)
 
@@ -90,11 +93,15 @@ def export(
     facts: Mapping[str, Any],
     out: Path,
     *,
+    dtype: str = "float32",
     pooling: str = "auto",
     normalize: bool | None = None,
     progress: Progress = silent,
 ) -> Report:
-    """Write the graphs, their signatures and export.json into `out`. `facts` is facts.json; no weight is read."""
+    """Write the graphs, their signatures and export.json into `out`. `facts` is facts.json; no weight is read.
+
+    They compute in `dtype`, but take and give float32. The small model is held against PyTorch in float32.
+    """
     task, said = facts["task"], facts["config"]
     how, is_normal = embedding_of(facts, pooling, normalize)
     kind = kind_of(task, how, is_normal)
@@ -116,7 +123,8 @@ def export(
             if not error < TOLERANCE:
                 raise Disagreement(f"results differ from PyTorch's by {error:.1e} of their spread")
             progress(0.3, f"tracing: {attention}")
-            made = _graphs(config, task, stored_tensors(facts), kind, attention, choice)
+            make = _maker(task, dtype)
+            made = _graphs(config, make, stored_tensors(facts), kind, attention, choice)
         except QeffBuildError:
             raise
         except Exception as reason:
@@ -170,20 +178,20 @@ def _count(model: Any) -> int | None:
     return layers.number_of(model.config)
 
 
-def _maker(task: str) -> Callable[[Any], Any]:
+def _maker(task: str, dtype: str = "float32") -> Make:
     def make(config: Any) -> Any:
-        return model_from(config, task, dtype=torch.float32, attn_implementation="eager")
+        return model_from(config, task, dtype=getattr(torch, dtype), attn_implementation="eager")
 
     return make
 
 
 def _graphs(
-    config: Any, task: str, stored: Mapping[str, Stored], kind: Kind, attention: str, choice: AnyAttention
+    config: Any, make: Make, stored: Mapping[str, Stored], kind: Kind, attention: str, choice: AnyAttention
 ) -> _Made:
     """Each graph of the real model, traced without weights; layers are copied where that is sound."""
 
     def attempt(copying: bool) -> _Made:
-        weightless = Weightless(config, stored, _maker(task), kind.stacks if copying else None)
+        weightless = Weightless(config, stored, make, kind.stacks if copying else None)
         return _traced(weightless, kind, attention, choice)
 
     made, reason = copied_or_whole(attempt)
@@ -193,7 +201,7 @@ def _graphs(
 def _traced(weightless: Weightless, kind: Kind, attention: str, choice: AnyAttention) -> _Made:
     model, stacks = weightless.model, weightless.stacks
     graphs = []
-    for asked in kind.graphs(model):
+    for asked in all_in_dtype(kind.graphs(model), model):
         made = to_graph(asked, model, attention, choice, weightless.mode)
         complete = weightless.copied(made, asked)
         weightless.finish(made, asked.graph)

@@ -9,14 +9,24 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx_ir as ir
+from onnx import defs
 
-BFLOAT16_ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div"})
+from qeffbuild.graph.shapes import fill_shapes
+
+BFLOAT16 = ir.DataType.BFLOAT16
+ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div"})
 LARGEST_CONSTANT = 1 << 16  # elements; shapes and indices are a few, tables are the model's own
 
 
-def tidy(graph: ir.Graph) -> None:
+def tidy(graph: ir.Graph, dtype: str = "float32") -> None:
+    """`dtype` is the model's. Some bfloat16 inside another model is arithmetic in float32 and a rounding, which every
+    runtime has; of a model that computes in it, only what ONNX itself does not define for it.
+    """
     constants = _Constants(graph)
     constants.take_lifted()
+    is_narrow, opset = dtype == "bfloat16", graph.opset_imports[""]
+    if is_narrow:
+        fill_shapes(graph)
     for node in list(graph):
         constants.fold(node)
         if node.op_type == "Slice":
@@ -25,7 +35,7 @@ def tidy(graph: ir.Graph) -> None:
             _static_reshape(node, constants)
         elif node.op_type == "Cast":
             _drop_idle_cast(graph, node)
-        elif node.op_type in BFLOAT16_ARITHMETIC:
+        elif _lacks_bfloat16(node, opset) if is_narrow else node.op_type in ARITHMETIC:
             _in_float32(graph, node)
     remove_dead_nodes(graph)
     _share_equal_nodes(graph)
@@ -46,20 +56,40 @@ def _drop_idle_cast(graph: ir.Graph, node: ir.Node) -> None:
 
 
 def _in_float32(graph: ir.Graph, node: ir.Node) -> None:
-    """bfloat16 arithmetic as float32 arithmetic and a rounding: the same numbers, where no runtime has the former."""
-    result = node.outputs[0]
-    if result.dtype != ir.DataType.BFLOAT16:
+    """bfloat16 as float32 and a rounding: the same numbers, where the former does not exist."""
+    if not any(value.dtype == BFLOAT16 for value in node.outputs):
         return
     for index, value in enumerate(node.inputs):
-        widened = ir.node("Cast", [value], {"to": int(ir.DataType.FLOAT)})
+        if value is None or value.dtype not in (BFLOAT16, None):
+            continue
+        widened = _cast_to(ir.DataType.FLOAT, value, node)
         graph.insert_before(node, widened)
         node.replace_input_with(index, widened.outputs[0])
-    rounded = ir.node("Cast", [result], {"to": int(ir.DataType.BFLOAT16)})
-    rounded.outputs[0].shape, rounded.outputs[0].type = result.shape, ir.TensorType(ir.DataType.BFLOAT16)
-    result.replace_all_uses_with(rounded.outputs[0])
-    rounded.replace_input_with(0, result)
-    result.type = ir.TensorType(ir.DataType.FLOAT)
-    graph.insert_after(node, rounded)
+    for result in node.outputs:
+        if result.dtype != BFLOAT16:
+            continue
+        rounded = _cast_to(BFLOAT16, result, node)
+        result.replace_all_uses_with(rounded.outputs[0])
+        rounded.replace_input_with(0, result)
+        result.type = ir.TensorType(ir.DataType.FLOAT)
+        graph.insert_after(node, rounded)
+
+
+def _cast_to(dtype: ir.DataType, value: ir.Value, node: ir.Node) -> ir.Node:
+    """A cast beside `node`, which belongs to the same layer."""
+    made = ir.node("Cast", [value], {"to": int(dtype)})
+    made.metadata_props.update(node.metadata_props)
+    made.outputs[0].shape, made.outputs[0].type = value.shape, ir.TensorType(dtype)
+    return made
+
+
+def _lacks_bfloat16(node: ir.Node, opset: int) -> bool:
+    if node.domain != "" or node.op_type in ("Cast", "Constant"):
+        return False
+    schema = defs.get_schema(node.op_type, opset)
+    allowed = {said.type_param_str: said.allowed_type_strs for said in schema.type_constraints}
+    names = {said.type_str for said in schema.outputs}
+    return any("tensor(float)" in allowed.get(name, ()) and "tensor(bfloat16)" not in allowed[name] for name in names)
 
 
 def _share_equal_nodes(graph: ir.Graph) -> None:

@@ -64,7 +64,8 @@ class Weightless:
         _drop_unread(made.graph)
         for initializer, value in made.graph.initializers.items():
             if (table := self.by_rule.get(initializer.removeprefix(weights.PREFIX))) is not None:
-                value.const_value = ir.tensor(table.numpy(), name=initializer)
+                dtype = value.dtype or ir.DataType.FLOAT
+                value.const_value = ir.tensor(table.numpy().astype(dtype.numpy()), name=initializer)
         names = {name: others for name, others in self.names.items() if name not in self.by_rule}
         weights.refer(made.graph, self.sources, names, self.shapes)
         finish(made)
@@ -92,12 +93,12 @@ def _by_rule(model: Any, missing: Iterator[str]) -> Iterator[tuple[str, torch.Te
     for name in missing:
         owner, _, attribute = name.rpartition(".")
         module = model.get_submodule(owner)
-        if not isinstance(module, nn.Embedding) or module.weight.dtype != torch.float32:
+        if not isinstance(module, nn.Embedding) or not module.weight.is_floating_point():
             continue
         made = []
         for _ in range(2):
             real = copy.copy(module)
-            table = nn.Parameter(torch.empty(model.get_parameter(name).shape), requires_grad=False)
+            table = nn.Parameter(torch.empty(model.get_parameter(name).shape, dtype=torch.float32), requires_grad=False)
             real._parameters = {attribute: table}
             with torch.no_grad():
                 model._init_weights(real)

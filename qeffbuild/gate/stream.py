@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
@@ -16,6 +17,7 @@ from qeffbuild.calibration.pieces import Runner, names, piece_of, read_by
 from qeffbuild.graph.fold import compute, foldable_values, sources
 from qeffbuild.graph.ops import lower_portable
 from qeffbuild.graph.weights import Weights
+from qeffbuild.graph.widen import is_narrow, widen
 from qeffbuild.signature import IoSignature
 
 Arrays = dict[str, np.ndarray]
@@ -42,6 +44,7 @@ def stream(
     `watch` is shown every value that a run makes.
     """
     InlinePass()(model)
+    widen(model, rounding=True)  # nothing here computes in a narrow dtype, but everything rounds to one
     lower_portable(model)
     graph = model.graph
     foldable = foldable_values(graph)
@@ -49,11 +52,12 @@ def stream(
     last = {value: place for place, node in enumerate(nodes) for value in read_by(node)}
     outputs = set(graph.outputs)
     for row in rows:
-        row.live = [dict(inputs) for inputs in row.runs]
+        row.live = [_wide(inputs) for inputs in row.runs]
+        row.states = _wide(row.states)
         row.outputs = [{} for _ in row.runs]
     for start, end in _pieces(nodes, foldable, signature):
         piece = piece_of(nodes[start:end], foldable)
-        made = [value for node in piece.nodes for value in node.outputs if value.name]
+        made = [value for node in piece.nodes for value in node.outputs if value.name and not is_narrow(value)]
         wanted = made if watch else [v for v in made if v in outputs or last.get(v, -1) >= end]
         weighty = {value.name or "": np.asarray(compute(value, weights), order="C") for value in piece.weights}
         reads = [name for name in names(piece.reads) if name]
@@ -66,6 +70,11 @@ def stream(
                 for name in gone & live.keys():
                     del live[name]
     return [row.outputs for row in rows]
+
+
+def _wide(arrays: Mapping[str, np.ndarray]) -> Arrays:
+    narrow = (np.float16, ml_dtypes.bfloat16)
+    return {name: array.astype(np.float32) if array.dtype in narrow else array for name, array in arrays.items()}
 
 
 def _of_row(watch: Watch, row: int) -> Callable[[int, str, np.ndarray], None]:
@@ -107,16 +116,18 @@ def _pieces(nodes: Sequence[ir.Node], foldable: set[ir.Value], signature: IoSign
 
 
 def _between_states(nodes: Sequence[ir.Node], signature: IoSignature) -> set[int]:
-    """Places between the first look at a state's content and the node that makes its next one."""
+    """Places between the first look at a state's content and the node that makes its next one, and within roundings."""
     first: dict[str, int] = {}
     made: dict[str, int] = {}
+    closed: set[int] = set()
     for place, node in enumerate(nodes):
         for value in read_by(node):
+            if is_narrow(value):  # a rounding is two casts, between which nothing passes from piece to piece
+                closed.add(place)
             if node.op_type != "Shape":
                 first.setdefault(value.name or "", place)
         for value in node.outputs:
             made[value.name or ""] = place
-    closed: set[int] = set()
     for state in signature.states:
         if state.name in first and state.output in made:
             closed |= set(range(first[state.name] + 1, made[state.output] + 1))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
@@ -59,6 +60,19 @@ class Attention:
     scale: float
     softcap: float
     dtype: np.dtype
+
+    @property
+    def lowest(self) -> np.ndarray:
+        """The smallest finite number."""
+        return np.array(ml_dtypes.finfo(self.dtype).min, self.dtype)
+
+    def widened(self, emit: Emitter, value: ir.Value) -> ir.Value:
+        """In float32, as PyTorch sums up what a softmax shares out."""
+        return value if self.dtype == np.float32 else emit("Cast", value, to=int(ir.DataType.FLOAT))
+
+    def narrowed(self, emit: Emitter, value: ir.Value) -> ir.Value:
+        """Of float32 in the attention's own dtype."""
+        return value if self.dtype == np.float32 else emit("Cast", value, to=int(ir.DataType.from_numpy(self.dtype)))
 
 
 Attend = Callable[[Emitter, Attention], ir.Value]  # -> [B, S, N, Dv]
@@ -153,8 +167,8 @@ def _by_queries(count: int, attend: Attend) -> Attend:
 
 def _by_slots(count: int, *, skip: bool) -> Attend:
     def by_slots(emit: Emitter, work: Attention) -> ir.Value:
-        sizes, lowest = work.sizes, np.array(np.finfo(work.dtype).min, work.dtype)
-        zero = np.array(0, work.dtype)
+        sizes, zero = work.sizes, np.array(0, np.float32)
+        lowest = np.array(work.lowest, np.float32)
         slots = emit("Shape", work.k, start=2, end=3)
         size, turns = _cut(emit, slots, count)
         if skip:
@@ -170,9 +184,10 @@ def _by_slots(count: int, *, skip: bool) -> Attend:
             end = inner("Add", start, size)
             k, v = (inner("Slice", value, start, end, [2]) for value in (work.k, work.v))
             scores = inner("MatMul", grouped, inner("Transpose", k, perm=[0, 1, 3, 2]))
+            scores = work.widened(inner, scores)
             scores = inner("Reshape", scores, inner("Concat", [0, sizes.heads], queries, [-1], axis=0))
             if work.softcap:
-                cap = np.array(work.softcap, work.dtype)
+                cap = np.array(work.softcap, np.float32)
                 scores = inner("Mul", inner("Tanh", inner("Div", scores, cap)), cap)
             scores = inner("Where", inner("Slice", work.mask, start, end, [3]), scores, lowest)
             new_top = inner("Max", top, inner("ReduceMax", scores, [-1], keepdims=1))
@@ -180,12 +195,13 @@ def _by_slots(count: int, *, skip: bool) -> Attend:
             kept = inner("Exp", inner("Sub", top, new_top))
             total = inner("Add", inner("Mul", total, kept), inner("ReduceSum", shares, [-1], keepdims=1))
             by_group = inner("Concat", [0, sizes.kv_heads, -1], inner("Shape", k, start=2, end=3), axis=0)
-            part = inner("Reshape", inner("MatMul", inner("Reshape", shares, by_group), v), whole)
+            product = inner("MatMul", work.narrowed(inner, inner("Reshape", shares, by_group)), v)
+            part = inner("Reshape", work.widened(inner, product), whole)
             return new_top, total, inner("Add", inner("Mul", mean, kept), part)
 
         begin = [emit("Expand", value, shape) for value, shape in ((lowest, column), (zero, column), (zero, whole))]
-        _, total, mean = _loop(emit, turns, one, begin, work.dtype)
-        return emit("Transpose", emit("Div", mean, total), perm=[0, 2, 1, 3])
+        _, total, mean = _loop(emit, turns, one, begin, np.dtype(np.float32))
+        return emit("Transpose", work.narrowed(emit, emit("Div", mean, total)), perm=[0, 2, 1, 3])
 
     return by_slots
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+_NARROW = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """x / sqrt(mean(x^2) + epsilon) * weight, over the last axis."""
+    """x / sqrt(mean(x^2) + epsilon) * weight, over the last axis; all but the last product in float32."""
 
     x: ir.Value
     weight: ir.Value
@@ -24,12 +26,14 @@ def root_mean_square(node: ir.Node, foldable: set[ir.Value]) -> Norm | None:
     for weight, scaled in (node.inputs, node.inputs[::-1]):
         if weight is None or scaled is None or weight not in foldable or weight.shape is None:
             continue
-        if len(weight.shape) != 1 or weight.dtype != ir.DataType.FLOAT:
+        if len(weight.shape) != 1 or weight.dtype not in (ir.DataType.FLOAT, *_NARROW):
             continue
-        found = _scaled(_through_casts(scaled))
-        if found is not None and found[0].dtype == ir.DataType.FLOAT and found[0].shape is not None:
-            x, epsilon = found
-            return Norm(x, weight, epsilon) if x.shape[-1] == weight.shape[0] else None  # type: ignore[index]
+        found = _scaled(_through_casts(_widened_from(scaled, weight.dtype)))
+        if found is None:
+            continue
+        x, epsilon = _widened_from(found[0], weight.dtype), found[1]
+        if x.dtype == weight.dtype and x.shape is not None:
+            return Norm(x, weight, epsilon) if x.shape[-1] == weight.shape[0] else None
     return None
 
 
@@ -71,6 +75,14 @@ def _is_square_of(square: ir.Value, x: ir.Value) -> bool:
     if base is not _through_casts(x):
         return False
     return power is base if node.op_type == "Mul" else _number(power) == 2.0
+
+
+def _widened_from(value: ir.Value, narrow: ir.DataType) -> ir.Value:
+    """Of a cast between float32 and a narrow dtype, whichever way, what it reads; of anything else itself."""
+    node = value.producer()
+    if narrow not in _NARROW or node is None or node.op_type != "Cast" or node.inputs[0] is None:
+        return value
+    return node.inputs[0] if {value.dtype, node.inputs[0].dtype} == {ir.DataType.FLOAT, narrow} else value
 
 
 def _through_casts(value: ir.Value) -> ir.Value:

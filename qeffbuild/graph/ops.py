@@ -146,8 +146,8 @@ def _attend(emit: Emitter, work: Attention) -> ir.Value:
         cap = np.array(work.softcap, dtype)
         scores = emit("Mul", emit("Tanh", emit("Div", scores, cap)), cap)
     # A finite floor: a row that sees nothing becomes a mean, where -inf would make it NaN.
-    scores = emit("Where", work.mask, scores, np.array(np.finfo(dtype).min, dtype))
-    shares = emit("Softmax", scores, axis=-1)
+    scores = emit("Where", work.mask, scores, work.lowest)
+    shares = work.narrowed(emit, emit("Softmax", work.widened(emit, scores), axis=-1))
     if heads != kv_heads:
         context = emit("Shape", k, start=2, end=3)
         shares = emit("Reshape", shares, emit("Concat", [0, kv_heads, -1], context, axis=0))

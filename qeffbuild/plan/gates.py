@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from qeffbuild.spec.types import BuildSpec
 
 REFERENCE = "reference"
-_EDGES = ("export", "transform", "quantize", "lower")
+_EDGES = ("export", "transform", "widen", "quantize", "lower")
 _WAITING: Mapping[str, tuple[str, ...]] = {"fast": ("compile", "package"), "full": ("render", "compile", "package")}
 _GRAPH_TOOLS = ("ml-dtypes", "numpy", "onnx", "onnx-ir", "safetensors")
 _GRAPH_CODE = ("qeffbuild.gate", "qeffbuild.graph", "qeffbuild.graphs", "qeffbuild.signature")

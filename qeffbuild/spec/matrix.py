@@ -113,6 +113,8 @@ _ASKED: Mapping[str, Callable[[BuildSpec], bool]] = {
     "proxy": lambda spec: spec.transforms.proxy,
     "clip_float16": lambda spec: spec.transforms.clip_float16,
     "sampler": lambda spec: spec.transforms.include_sampler,
+    "float16": lambda spec: spec.model.dtype == "float16",
+    "bfloat16": lambda spec: spec.model.dtype == "bfloat16",
 }
 
 

@@ -70,12 +70,3 @@ def test_trusted_code_that_is_not_there_is_missed(work):
     assert raised.value.kind == "model.code"
     assert "'modeling_own.OwnForCausalLM' is not in the model folder" in raised.value.message
     assert list(work.out.iterdir()) == []
-
-
-@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
-def test_a_dtype_that_the_graph_would_not_compute_in_is_refused(work, dtype):
-    with pytest.raises(ModelError) as raised:
-        run(asked(work, dtype=dtype))
-
-    assert raised.value.kind == "model.unsupported"
-    assert raised.value.message.startswith(f"model.dtype: {dtype}, but the graph computes in float32")

@@ -32,6 +32,21 @@ def test_half_precision_weights_are_cast_in_the_graph(exported):
     assert abs(logits[0] - wanted).max() / wanted.std() < 1e-4
 
 
+@pytest.mark.parametrize(("stored", "casts"), [("bfloat16", 0), ("float32", 1)])
+def test_a_graph_in_bfloat16_takes_such_weights_as_they_are_and_casts_others_once(
+    stored, casts, small_config, facts_of, tmp_path
+):
+    model = small_model(small_config("gpt2")).to(getattr(torch, stored))
+    model.save_pretrained(tmp_path)
+
+    export(facts_of(tmp_path), tmp_path, dtype="bfloat16")
+
+    graph = ir.load(tmp_path / "graph.onnx").graph
+    weights = [value for value in graph.initializers.values() if isinstance(value.const_value, ir.ExternalTensor)]
+    assert {sum(use.node.op_type == "Cast" for use in value.uses()) for value in weights} == {casts}
+    assert all(len(value.uses()) == 1 for value in weights) or not casts
+
+
 def test_tied_weights_are_one_reference(exported):
     made = exported("gpt2")
 

@@ -36,6 +36,19 @@ def test_what_is_no_number_is_beyond_every_limit():
     assert exact("float32", 10.0).broken_by(compare([(logits, broken)], are_logits=False)) is not None
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_token_that_rounding_sends_elsewhere_is_let_through_in_a_narrow_dtype_and_many_are_not(dtype):
+    wanted = RNG.normal(size=(2000, 30)).astype(np.float32)
+    for astray, is_broken in ((1, False), (200, True)):
+        found = wanted.copy()
+        found[:astray] = RNG.normal(size=(astray, 30))
+
+        figures = compare([(wanted, found)], are_logits=True)
+
+        assert exact("float32", None).broken_by(figures) is not None
+        assert (exact(dtype, None).broken_by(figures) is not None) == is_broken
+
+
 def test_words_that_a_vocabulary_does_not_have_count_for_nothing():
     logits = RNG.normal(size=(2, 9))
     wider = np.concatenate([logits, np.full((2, 7), 99.0)], axis=1)

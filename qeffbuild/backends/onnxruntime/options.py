@@ -103,9 +103,3 @@ def _conflicts(spec: BuildSpec) -> Iterator[tuple[bool, str, str, str]]:
         f"{shapes.kv_cache_batch_size} cache slots, but onnxruntime has one for each of its rows",
         f"leave it out, or say {shapes.full_batch_size or shapes.batch_size}",
     )
-    yield (
-        spec.model.dtype != "float32",
-        "model.dtype",
-        f"{spec.model.dtype}, but onnxruntime computes in float32 on a processor",
-        "leave it out: a checkpoint in another dtype is converted once, while packaging",
-    )

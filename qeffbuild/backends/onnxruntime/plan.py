@@ -34,15 +34,17 @@ _GRAPH_TOOLS = ("ml-dtypes", "numpy", "onnx", "onnx-ir")
 
 def steps(spec: BuildSpec, graph: str) -> tuple[Step, ...]:
     """`graph` is the step that gives the neutral graph. Quantize, lower, package; the form for prompts besides."""
-    spec = _with_blocks(spec)
+    spec, exported = _with_blocks(spec), graph
+    widen = () if spec.model.dtype == "float32" else (_widen(graph),)
+    graph = widen[0].name if widen else graph
     quantize = quantizers.steps(spec, graph, runner="onnxruntime")
     lower = _lower(spec, "lower", quantize[-1].name if quantize else graph)
-    package = _package(spec, graph, bool(quantize))
+    package = _package(spec, exported, bool(quantize))
     if spec.backend.options.profile != "fast" or not quantizers.makes_blocks(spec.quantization):
-        return (*quantize, lower, package)
+        return (*widen, *quantize, lower, package)
     inputs = {**package.inputs, "prefill": "lower[prefill]", "rowwise": "quantize[prefill]"}
     prefill = (_rowwise(spec, graph), _lower(spec, "lower[prefill]", "quantize[prefill]"))
-    return (*quantize, lower, *prefill, replace(package, inputs=inputs))
+    return (*widen, *quantize, lower, *prefill, replace(package, inputs=inputs))
 
 
 def _with_blocks(spec: BuildSpec) -> BuildSpec:
@@ -58,6 +60,19 @@ def _with_blocks(spec: BuildSpec) -> BuildSpec:
     form = "text" if method.CALIBRATED or asked.budget is not None else "none"
     chosen: dict[str, Any] = _BLOCKS.get((profile, asked.bits or method.BITS, form), {})
     return replace(spec, quantization=replace(asked, **chosen))
+
+
+def _widen(graph: str) -> Step:
+    """Nothing here computes in another dtype."""
+    return Step(
+        name="widen",
+        action=f"{_ROOM}.widen",
+        params={},
+        reads={},
+        inputs={"graph": graph},
+        code=_GRAPH_CODE,
+        tools=_GRAPH_TOOLS,
+    )
 
 
 def _rowwise(spec: BuildSpec, graph: str) -> Step:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from qeffbuild.backends.qaic.options import PROBE, Options, version_of
+from qeffbuild.backends.qaic.options import PROBE, Options, check, version_of
 from qeffbuild.errors import AbsentError, BackendError, LimitError, StepError
 from qeffbuild.spec.types import BuildSpec
 
@@ -27,7 +27,11 @@ def settle(spec: BuildSpec, *, apps: Path = APPS, utility: Path = UTILITY) -> Bu
         found["sdk_version"] = probe_sdk(apps)
     if options.aic_hw_version == PROBE:
         found["aic_hw_version"] = probe_hardware(utility)
-    return replace(spec, backend=replace(spec.backend, options=replace(options, **found))) if found else spec
+    if not found:
+        return spec
+    settled = replace(spec, backend=replace(spec.backend, options=replace(options, **found)))
+    check(settled)  # what was found may be what the request is too much for
+    return settled
 
 
 def check_files(options: Options) -> None:

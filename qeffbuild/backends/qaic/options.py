@@ -107,6 +107,11 @@ def check(spec: BuildSpec) -> None:
 
 def _conflicts(spec: BuildSpec) -> Iterator[QeffBuildError]:
     options = spec.backend.options
+    if spec.model.dtype == "bfloat16" and options.hw_version != "ai200" and options.aic_hw_version != PROBE:
+        yield conflict(
+            f"model.dtype: bfloat16, but {options.hw_version} computes in float16",
+            "model.dtype=float16, or backend.aic_hw_version=ai200 for cards that have bfloat16",
+        )
     if options.sub_functions and spec.transforms.blocking_mode != "none":
         yield conflict(
             "backend.sub_functions: a function cannot hold the loops of transforms.blocking_mode",

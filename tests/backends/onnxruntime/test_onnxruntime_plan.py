@@ -51,8 +51,6 @@ def test_a_plain_spec_passes() -> None:
         ("specialization", {"comp_ctx_lengths_decode": (64,)}, "specialization.comp_ctx_lengths_decode"),
         ("specialization", {"prefill_only": True}, "specialization.prefill_only"),
         ("specialization", {"kv_cache_batch_size": 8}, "specialization.kv_cache_batch_size"),
-        ("model", {"dtype": "bfloat16"}, "model.dtype"),
-        ("model", {"dtype": "float16"}, "model.dtype"),
     ],
 )
 def test_what_it_cannot_do_is_refused_by_its_key(group: str, said: dict[str, Any], key: str) -> None:
@@ -73,6 +71,15 @@ def test_steps_are_lower_and_package_with_quantize_before_them_when_asked() -> N
         ("lower", "quantize"),
         ("package", "lower"),
     ]
+
+
+def test_a_graph_in_a_narrow_dtype_is_widened_before_anything_else_reads_it() -> None:
+    narrow = replace(with_said("quantization", method="int8"), model=replace(SPEC.model, dtype="bfloat16"))
+
+    made = [(step.name, step.inputs["graph"]) for step in steps(narrow, "export")]
+
+    assert made == [("widen", "export"), ("quantize", "widen"), ("lower", "quantize"), ("package", "lower")]
+    assert steps(narrow, "export")[-1].inputs["exported"] == "export"
 
 
 def test_the_fast_profile_adds_a_form_for_prompts_to_quantized_packages_and_takes_larger_blocks() -> None:

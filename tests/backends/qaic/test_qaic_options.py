@@ -99,10 +99,9 @@ def test_what_cannot_be_done_is_refused_by_its_key(parts: dict[str, Any], kind: 
     assert error.hint
 
 
-def test_a_dtype_that_no_graph_has_is_refused_on_all_hardware() -> None:
-    error = refused(spec(model={"dtype": "bfloat16"}, options={"aic_hw_version": "ai200"}))
-
-    assert error.kind == "spec.conflict"
+def test_bfloat16_is_taken_by_the_cards_that_have_it() -> None:
+    check(spec(model={"dtype": "bfloat16"}, options={"aic_hw_version": "ai200"}))
+    check(spec(model={"dtype": "bfloat16"}, options={"aic_hw_version": "probe"}))  # and looked at again when found
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,8 @@ def check_aic(spec: BuildSpec) -> None:
 
 
 def _conflicts(spec: BuildSpec) -> Iterator[QeffBuildError]:
+    if spec.model.dtype == "bfloat16":
+        yield conflict("model.dtype: bfloat16, but the converter makes every graph float16", "model.dtype=float16")
     options, stages = spec.backend.options, spec.device_group.mdp_num_partitions
     if stages > 1:
         yield conflict(
