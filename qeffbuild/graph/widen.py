@@ -27,7 +27,7 @@ _MOVES = frozenset({
 
 
 def widen(model: ir.Model, *, rounding: bool = False) -> int:
-    """Rewrites `model`; how many values were narrow. `rounding` rounds each to the narrow dtype after it is computed."""
+    """Rewrites `model`; how many values were narrow. `rounding` rounds each to its old dtype after it is computed."""
     weights = foldable_values(model.graph)
     return sum(_widen(graph, weights, rounding=rounding) for graph in list(model.graphs()))
 

@@ -50,7 +50,9 @@ class Passing(NamedTuple):
     def overrides(self) -> tuple[str, ...]:
         """The words that ask for it."""
         axes = _table()["axes"]
-        said = (_table()["passes"]["names"][self.name]["asked"], axes["task"][self.task], axes["backend"][self.backend])
+        named = _table()["passes"]["names"][self.name]
+        besides = named.get("besides", {}).get(self.backend, "")
+        said = (named["asked"], axes["task"][self.task], axes["backend"][self.backend], besides)
         return said[:1] + tuple(word for words in said[1:] for word in words.split())
 
 
