@@ -11,8 +11,6 @@ import numpy as np
 import onnx_ir as ir
 from onnx import defs
 
-from qeffbuild.graph.shapes import fill_shapes
-
 BFLOAT16 = ir.DataType.BFLOAT16
 ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div"})
 LARGEST_CONSTANT = 1 << 16  # elements; shapes and indices are a few, tables are the model's own
@@ -26,7 +24,7 @@ def tidy(graph: ir.Graph, dtype: str = "float32") -> None:
     constants.take_lifted()
     is_narrow, opset = dtype == "bfloat16", graph.opset_imports[""]
     if is_narrow:
-        fill_shapes(graph)
+        _fill_dtypes(graph, opset)
     for node in list(graph):
         constants.fold(node)
         if node.op_type == "Slice":
@@ -81,6 +79,17 @@ def _cast_to(dtype: ir.DataType, value: ir.Value, node: ir.Node) -> ir.Node:
     made.metadata_props.update(node.metadata_props)
     made.outputs[0].shape, made.outputs[0].type = value.shape, ir.TensorType(dtype)
     return made
+
+
+def _fill_dtypes(graph: ir.Graph, opset: int) -> None:
+    """Of results that translation left without one, where the operator gives what it is given."""
+    for node in graph:
+        result, first = node.outputs[0], node.inputs[0] if node.inputs else None
+        if result.dtype is not None or first is None or first.dtype is None or node.domain != "":
+            continue
+        schema = defs.get_schema(node.op_type, opset)
+        if schema.inputs[0].type_str == schema.outputs[0].type_str:
+            result.type = ir.TensorType(first.dtype)
 
 
 def _lacks_bfloat16(node: ir.Node, opset: int) -> bool:
