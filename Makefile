@@ -53,8 +53,9 @@ docs: $(READY) ## write the generated pages anew
 faults: $(READY) ## kill, flip, truncate, race and fill the disk, for long
 	$(BIN)/python tests/faults/run.py --long
 
-coverage: $(READY) ## export every model type beside PyTorch, write docs/architectures.md (an hour or two; goes on where it was)
+coverage: $(READY) ## export every model type beside PyTorch, write docs/*architectures.md (hours; goes on where it was)
 	$(BIN)/python tests/coverage/run.py --page docs/architectures.md
+	$(BIN)/python tests/coverage/run_tasks.py --page docs/task_architectures.md
 
 bench: $(READY) ## the measurements of docs/benchmarks.md
 	$(BIN)/python benchmarks/noop.py

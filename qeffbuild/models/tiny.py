@@ -81,6 +81,7 @@ _CORRECTIONS: Mapping[str, Mapping[str, Any]] = {
     "llama_swiftkv": {"swiftkv": True, "num_hidden_layers": 4, "num_key_value_layers": 2},
     "mamba2": {"num_heads": 16},  # times head_dim: expand times hidden_size
     "ministral": {"head_dim": 16},
+    "nllb-moe": {"encoder_sparse_step": 1, "decoder_sparse_step": 1},  # else no layer of two has experts
     "qwen4_exp_text": {
         "indexer_n_heads": 16,
         "indexer_kv_heads": 1,

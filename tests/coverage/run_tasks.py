@@ -1,6 +1,6 @@
-"""Every model type of the other tasks, one process each -> lines of JSON, and the second half of the page.
+"""Every model type of the other tasks, one process each -> lines of JSON, and docs/task_architectures.md.
 
-    python tests/coverage/run_tasks.py [--only TASK[:TYPE] ...] [--results FILE] [--limit SECONDS]
+    python tests/coverage/run_tasks.py [--only TASK[:TYPE] ...] [--results FILE] [--page FILE] [--limit SECONDS]
 
 Those that the results already hold are not run again.
 """
@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="TASK[:TYPE]", default=[])
     parser.add_argument("--results", type=Path, default=ROOT / "outputs" / "coverage_tasks.jsonl")
     parser.add_argument("--limit", type=float, default=180.0, help="seconds for one type")
+    parser.add_argument("--page", type=Path)
     words = parser.parse_args()
 
     import run
@@ -44,6 +45,10 @@ def main() -> None:
             f"{task} {model_type}: {said['stage']} {said['reason']} {said['errors']} {said['seconds']} s\n"
         )
         sys.stdout.flush()
+    if words.page:
+        from page_tasks import written
+
+        words.page.write_text(written(run.read_lines(words.results), entries()), "utf-8")
 
 
 def entries() -> Iterator[tuple[str, str]]:

@@ -28,6 +28,24 @@ def test_what_the_page_says_to_pass_passes(model_type, tmp_path, monkeypatch):
     assert said.holds(), said.reason or said.errors
 
 
+def test_the_page_of_the_other_tasks_tells_of_every_type(monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(HERE), *sys.path])
+    from run_tasks import entries
+
+    page = PAGE.with_name("task_architectures.md").read_text("utf-8")
+    sections = dict(part.split("\n", 1) for part in page.split("\n## ")[1:])
+
+    told = {
+        (task, name)
+        for task, text in sections.items()
+        for name in [
+            *re.findall(r"^\| ([\w-]+) \|", text, re.M),
+            *re.findall(r"[\w-]+", text.partition("Not run yet:")[2]),
+        ]
+    }
+    assert set(entries()) <= told
+
+
 def test_the_page_tells_of_every_type():
     from qeffbuild.models.tasks import CAUSAL, classes
 
