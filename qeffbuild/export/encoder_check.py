@@ -15,6 +15,7 @@ from qeffbuild.export.interfaces import interfaces, use, use_its_own
 from qeffbuild.export.modules import AnyAttention, Traceable
 
 Row = tuple[torch.Tensor, ...]
+_MUCH = 1e-3
 
 
 @torch.no_grad()
@@ -27,22 +28,25 @@ def error(model: Any, graphs: tuple[Traceable, ...], attention: str, choice: Any
     with adapted(model):
         expected = [asked.module(*row)[0] for row in rows]
     use(model, attention)
-    # Of all rows: a reranker makes one number of each.
-    spread = torch.cat([wanted.flatten() for wanted in expected]).std().clamp(min=1e-3)
-    errors = []
     with interfaces(choice), adapted(model):
         choice.measuring = True
         asked.module(*rows[0])
         choice.measuring = False
+        alone = [asked.module(*row)[0] for row in rows]
         if is_sound:  # what is heard after a row's end would change its norms, so rows of one length go together
-            made = [asked.module(*row)[0] for row in rows]
-        else:
-            together = asked.module(*_padded(rows))[0]
-            made = [together[place : place + 1] for place in range(len(rows))]
-    for wanted, found in zip(expected, made, strict=True):
-        found = found[:, : wanted.shape[1]] if found.dim() == 3 else found
-        errors.append(float((found - wanted).abs().max() / spread))
-    return max(errors)
+            return _apart(alone, expected)
+        together = asked.module(*_padded(rows))[0]
+    difference = _apart([together[place : place + 1] for place in range(len(rows))], expected)
+    if difference > _MUCH and difference > 100 * _apart(alone, expected):
+        raise ValueError("what stands behind a text changes what comes of it, so that texts cannot be padded")
+    return difference
+
+
+def _apart(found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> float:
+    """The largest difference, of the spread of all rows: a reranker makes one number of each."""
+    spread = torch.cat([result.flatten() for result in wanted]).std().clamp(min=1e-3)
+    pairs = zip(found, wanted, strict=True)
+    return max(float((ours[:, : row.shape[1]] - row).abs().max() / spread) for ours, row in pairs)
 
 
 def _texts(asked: Traceable) -> list[Row]:

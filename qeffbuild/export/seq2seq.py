@@ -52,6 +52,8 @@ class Parts:
 
 def graphs(model: Any) -> tuple[Traceable, ...]:
     """The decoder, which is the main graph, and the encoder."""
+    if not model.config.is_encoder_decoder:
+        raise ValueError("no encoder and decoder: what it hears goes among the words that one decoder reads")
     parts = _parts(model)
     hears = model.main_input_name == "input_features"
     inputs = (features(model),) if hears else (IDS, MASK)

@@ -129,13 +129,8 @@ def _rows(task: str, model: Any) -> list[Feed]:
 
         _, bands, frames = features(model).axes
         return [{"input_features": chance.normal(size=(1, bands, frames)).astype(np.float32)} for _ in range(2)]
-    return [
-        {
-            "input_ids": chance.integers(10, VOCABULARY - 10, (1, length)),
-            "attention_mask": np.ones((1, length), np.int64),
-        }
-        for length in LENGTHS
-    ]
+    texts = [np.append(chance.integers(10, VOCABULARY - 10, length - 1), END)[None] for length in LENGTHS]
+    return [{"input_ids": ids, "attention_mask": np.ones_like(ids)} for ids in texts]
 
 
 def _reference(said: Check, model: Any, row: Feed) -> np.ndarray:

@@ -25,7 +25,7 @@ Said = Mapping[str, Any]
 def written(results: Iterable[Said], entries: Iterable[tuple[str, str]]) -> str:
     """The page; the same bytes for the same results. `entries` are all tasks and types that there are."""
     last = {(said["task"], said["model_type"]): said for said in results}
-    page = [HEAD]
+    page = [HEAD.rstrip()]
     for task, group in groupby(entries, key=lambda entry: entry[0]):
         types = sorted(model_type for _, model_type in group)
         page += ["", *_section(task, [last.get((task, model_type)) for model_type in types], types)]
