@@ -255,6 +255,8 @@ def _width(model: Any) -> int:
 def features(model: Any) -> Tensor:
     """[batch, mel bands, frames]: as many frames as fill the encoder's positions."""
     config, encoder = model.config, model.get_encoder()
+    if not hasattr(encoder, "conv1"):
+        raise ValueError("sound does not enter it by two convolutions, as it does in Whisper")
     stride = encoder.conv1.stride[0] * encoder.conv2.stride[0]
     frames = config.max_source_positions * stride
     return Tensor(name="input_features", dtype="float32", axes=("batch_size", config.num_mel_bins, frames))
