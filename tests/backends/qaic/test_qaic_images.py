@@ -157,7 +157,7 @@ def test_a_family_that_sees_says_on_the_device_what_it_says_in_pytorch(
     family: str, exported: Callable[..., tuple[Path, Path]], tmp_path: Path
 ) -> None:
     model, export = exported(family)
-    device = Seeing(model, export, tmp_path, rows=2, rings_below=CONTEXT)
+    device = Seeing(model, export, tmp_path, rows=2, rings_below=CONTEXT, longest_run=32)
 
     check(device, model, tmp_path, size=9)  # in most families, the first chunk ends within an image
 
