@@ -64,6 +64,8 @@ def one_chunk(graph: ir.Graph) -> int:
     Padding has to come behind a row's tokens. Raises NotChunked where a turn's algebra is not known.
     """
     loops = _loops(graph)
+    if not loops:
+        raise NotChunked("no loop is known that writes it")
     chunks, most = Chunks(graph, _reached(graph)), []
     for number, loop in enumerate(loops):
         outer = Emitter(graph, f"loop.{number}")
