@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 REFERENCE = "reference"
 _EDGES = ("export", "transform", "widen", "quantize", "lower")
 _WAITING: Mapping[str, tuple[str, ...]] = {"fast": ("compile", "package"), "full": ("render", "compile", "package")}
-_GRAPH_TOOLS = ("ml-dtypes", "numpy", "onnx", "onnx-ir", "onnxruntime", "safetensors")
+_GRAPH_TOOLS = ("ml-dtypes", "numpy", "onnx", "onnx-ir", "safetensors")
 _GRAPH_CODE = ("qeffbuild.gate", "qeffbuild.graph", "qeffbuild.graphs", "qeffbuild.signature")
 
 
