@@ -76,9 +76,7 @@ def _vision(weightless: Weightless, seen: Mapping[str, Any], chosen: Chosen) -> 
     made = to_graph(asked, model, "eager", AttentionChoice(), weightless.mode)
     complete = weightless.copied(made, asked)
     weightless.finish(made, VISION)
-    count = traced = number_of_vision_layers(model)
-    for alike in weightless.stacks:
-        count, traced = alike.count, alike.traced
+    count, traced = weightless.numbers(number_of_vision_layers(model))
     return Traced(
         model=made,
         signature=signature_of(made.graph, complete),
@@ -101,9 +99,7 @@ def _main(weightless: Weightless, seen: Mapping[str, Any], chosen: Chosen, kv_of
     complete = weightless.copied(made, asked)
     weightless.finish(made, DECODER)
     signature = signature_of(made.graph, complete)
-    count = traced = len(form.layers)
-    for alike in weightless.stacks:
-        count, traced = alike.count, alike.traced
+    count, traced = weightless.numbers(len(form.layers))
     return Traced(model=made, signature=signature, model_class=type(model).__name__, layers=count, layers_traced=traced)
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from qeffbuild.export import skeleton
 from qeffbuild.export.adapted import adapted
@@ -60,8 +59,7 @@ def _tower(model: Any) -> str:
 
 
 def _rehearsed(model: Any, stack: nn.ModuleList, module: Vision) -> Rehearsal:
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    mode.cache_enabled = False
+    mode = skeleton.fake_mode()
     skeleton.make_fake(model, mode)
     use(model, "eager")
 

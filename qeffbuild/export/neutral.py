@@ -168,14 +168,13 @@ def _graph(
 
 def _traced(weightless: Weightless, recipe: Recipe, choice: AttentionChoice) -> _Graph:
     made, form, reason = _trace(weightless.model, weightless.mode, recipe, choice)
-    states, count = form.states, _layers(weightless.model.config, form)
-    traced = count
+    states = form.states
     for alike in weightless.stacks:
         own = {name: spec.layer for spec in states if form.layers for name in (spec.name, spec.output)}
         expand(made.graph, alike, own, weightless.buffers)
         if own:  # a text that is kept is no layer's
             states = alike.spread(states, lambda spec: spec.layer, StateSpec.on_layer)
-        count, traced = alike.count, alike.traced
+    count, traced = weightless.numbers(_layers(weightless.model.config, form))
     order(made.graph, [*INPUTS, *(spec.name for spec in states)], ["logits", *(spec.output for spec in states)])
     weightless.finish(made)
     return _Graph(

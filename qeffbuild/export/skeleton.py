@@ -78,6 +78,13 @@ def number_of_parameters(config: Any) -> int:
     return sum(parameter.numel() for parameter in skeleton(config).parameters())
 
 
+def fake_mode() -> FakeTensorMode:
+    """Without its cache: each operator is met a few times only, which saves less than keys of symbols cost."""
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    mode.cache_enabled = False
+    return mode
+
+
 def make_fake(model: nn.Module, mode: FakeTensorMode) -> None:
     """Replace meta parameters by fake ones on cpu, tied ones by the same: a trace mixes them with real buffers."""
     made: dict[int, nn.Parameter] = {}

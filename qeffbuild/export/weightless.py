@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 import onnx_ir as ir
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from qeffbuild.export import layers, skeleton, weights
 from qeffbuild.export.copies import expand, order
@@ -45,10 +44,12 @@ class Weightless:
         self.stacks = tuple(choose(self.model)) if choose is not None else ()
         for stack in self.stacks:
             layers.cut(self.model, stack)
-        self.mode = FakeTensorMode(allow_non_fake_inputs=True)
-        # Each operator is met a few times only: what the cache saves is less than what its keys of symbols cost.
-        self.mode.cache_enabled = False
+        self.mode = skeleton.fake_mode()
         skeleton.make_fake(self.model, self.mode)
+
+    def numbers(self, whole: int) -> tuple[int, int]:
+        """How many layers the stack has that was planned last, and how many are traced; `whole` where none was."""
+        return (self.stacks[-1].count, self.stacks[-1].traced) if self.stacks else (whole, whole)
 
     def copied(self, made: ir.Model, asked: Traceable) -> Traceable:
         """Append the layers that were not traced; what was asked for, with the tensors of all layers."""

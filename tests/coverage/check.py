@@ -110,9 +110,14 @@ def check_configuration(
     except QeffBuildError as problem:
         said.reason = problem.message
     except Exception as problem:
-        first = str(problem).strip().splitlines()
-        said.reason = f"{type(problem).__name__}: {first[0] if first else ''}"
+        said.reason = reason_of(problem)
     return said
+
+
+def reason_of(problem: Exception) -> str:
+    """Its kind and its first line."""
+    first = str(problem).strip().splitlines()
+    return f"{type(problem).__name__}: {first[0] if first else ''}"
 
 
 def _run(said: Check, config: Any, folder: Path, text: Text, as_packaged: bool, written: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
+from check import reason_of
 
 from qeffbuild.backends.onnxruntime.lower import lower
 from qeffbuild.errors import QeffBuildError
@@ -71,8 +72,7 @@ def check_reading(model_type: str, task: str, folder: Path, pooling: str = "") -
     except QeffBuildError as problem:
         said.reason = problem.message
     except Exception as problem:
-        first = str(problem).strip().splitlines()
-        said.reason = f"{type(problem).__name__}: {first[0] if first else ''}"
+        said.reason = reason_of(problem)
     return said
 
 
