@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import onnx_ir as ir
@@ -29,12 +29,13 @@ def expand(graph: ir.Graph, layers: Layers, own: Mapping[str, int], buffers: Map
     segments.check()
     hidden, nodes = segments.hidden[layers.traced - 1], []
     last, ends = hidden, [] if hidden is None else _read_behind(hidden, segments)
+    doors = [(values, _by_layer(values, own)) for values in (graph.inputs, graph.outputs)]
     for layer in range(layers.traced, layers.count - layers.unread):
         template = layers.template[layer]
         entering, leaving = segments.hidden[template - 1], segments.hidden[template]
         copies = {} if entering is None or hidden is None else {entering: hidden}
-        for values in (graph.inputs, graph.outputs):
-            moved = [value for value in values if own.get(value.name or "") == template]
+        for values, of_layers in doors:
+            moved = of_layers.get(template, [])
             copies.update({value: _like(value, named_on(value.name or "", layer)) for value in moved})
             values.extend(copies[value] for value in moved)
         _copy_initializers(graph, segments.nodes[template], layers, template, layer, copies, buffers)
@@ -52,6 +53,14 @@ def order(graph: ir.Graph, inputs: Sequence[str], outputs: Sequence[str]) -> Non
     for values, names in ((graph.inputs, inputs), (graph.outputs, outputs)):
         by_name = {value.name: value for value in values}
         values[:] = [by_name[name] for name in names]
+
+
+def _by_layer(values: Iterable[ir.Value], own: Mapping[str, int]) -> dict[int, list[ir.Value]]:
+    found: dict[int, list[ir.Value]] = {}
+    for value in values:
+        if value.name in own:
+            found.setdefault(own[value.name], []).append(value)
+    return found
 
 
 def _read_behind(hidden: ir.Value, segments: _Segments) -> list[Any]:
