@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from qeffbuild.executor.work import Work
 from qeffbuild.graph.files import load_graph, save_graph
+from qeffbuild.graph.weights import Folder, Weights, checkpoint_folder
 from qeffbuild.graph.write import DataFile
 from qeffbuild.signature import IoSignature
 from qeffbuild.transforms.subject import DATA, Subject
@@ -28,6 +29,7 @@ def run(work: Work) -> None:
             leaves=work.leaves,
             out=work.out,
             data=DataFile(file),
+            weights=_weights(work),
         )
         reports = []
         for done, said in enumerate(work.params["passes"]):
@@ -39,6 +41,12 @@ def run(work: Work) -> None:
     subject.signature.save(work.out / "io.json")
     _bring_along(model, before, work.out)
     (work.out / "transform.json").write_text(json.dumps({"schema": 1, "passes": reports}, indent=1) + "\n")
+
+
+def _weights(work: Work) -> Weights | None:
+    if "model" not in work.inputs:
+        return None
+    return Weights(Folder(work.inputs["graph"]), checkpoint_folder(work.inputs["model"], work.leaves.get("model")))
 
 
 def _bring_along(model: ir.Model, before: Path, out: Path) -> None:

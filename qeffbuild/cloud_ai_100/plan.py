@@ -25,7 +25,7 @@ def lower(spec: BuildSpec, graph: str, *, sub_functions: bool = False) -> Step:
         params={
             "continuous_batching": is_continuous(spec),
             "comp_ctx_lengths": bool(shapes.comp_ctx_lengths_prefill or shapes.comp_ctx_lengths_decode),
-            "num_logits_to_keep": bool(shapes.num_speculative_tokens),
+            "num_logits_to_keep": shapes.keeps_several,
             "kv_cache_prefix": options.kv_cache_prefix,
             "sub_functions": sub_functions,
             "longest_run": _longest_run(shapes),
@@ -34,7 +34,7 @@ def lower(spec: BuildSpec, graph: str, *, sub_functions: bool = False) -> Step:
         reads={
             "continuous_batching": "specialization.continuous_batching",
             "comp_ctx_lengths": "specialization.comp_ctx_lengths_prefill",
-            "num_logits_to_keep": "specialization.num_speculative_tokens",
+            "num_logits_to_keep": _kept_by(shapes),
             "kv_cache_prefix": "backend.kv_cache_prefix",
             "sub_functions": "backend.sub_functions",
             "longest_run": "specialization.prefill_seq_len",
@@ -60,6 +60,12 @@ def lower(spec: BuildSpec, graph: str, *, sub_functions: bool = False) -> Step:
         ),
         tools=GRAPH_TOOLS,
     )
+
+
+def _kept_by(shapes: SpecializationSpec) -> str:
+    """The key by which several logits are asked for."""
+    name = "logits_to_keep" if shapes.logits_to_keep != 1 else "num_speculative_tokens"
+    return f"specialization.{name}"
 
 
 def _longest_run(shapes: SpecializationSpec) -> int | None:

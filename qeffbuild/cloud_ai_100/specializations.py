@@ -55,8 +55,8 @@ def _prefill(shapes: SpecializationSpec, continuous: bool) -> Iterator[Specializ
         symbols["full_batch_size"] = _cache_slots(shapes)
     if continuous and shapes.full_batch_size is not None:
         symbols["full_batch_exec_size"] = rows
-    if shapes.num_speculative_tokens:
-        symbols["num_logits_to_keep"] = 1
+    if shapes.keeps_several:
+        symbols["num_logits_to_keep"] = shapes.kept(shapes.prefill_seq_len)
     for length in shapes.comp_ctx_lengths_prefill or (None,):
         yield Specialization(name="Prefill", symbols=symbols | _context(length))
 
@@ -67,9 +67,9 @@ def _decode(shapes: SpecializationSpec, continuous: bool) -> Iterator[Specializa
     symbols = {"batch_size": rows, "ctx_len": shapes.ctx_len}
     if continuous:
         symbols["full_batch_size"] = _cache_slots(shapes)
-    for drafted in sorted(set(shapes.num_speculative_tokens)) or (None,):
-        tokens = 1 if drafted is None else drafted + 1
-        kept = {} if drafted is None else {"num_logits_to_keep": tokens}
+    for drafted in sorted(set(shapes.num_speculative_tokens)) or (0,):
+        tokens = drafted + 1
+        kept = {"num_logits_to_keep": tokens} if shapes.keeps_several else {}
         for length in shapes.comp_ctx_lengths_decode or (None,):
             yield Specialization(name="Decode", symbols=symbols | {"seq_len": tokens} | kept | _context(length))
 

@@ -66,6 +66,9 @@ def _shapes(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         said["prefill_only"] = bool(prefills)
     if drafts := [each["num_logits_to_keep"] - 1 for each in decodes if "num_logits_to_keep" in each]:
         said["num_speculative_tokens"] = drafts
+    if prefills and (kept := prefills[0].get("num_logits_to_keep", 1)) != 1:
+        said["logits_to_keep"] = kept
+        said["num_speculative_tokens"] = [length for length in drafts if length]
     for phase, members in (("prefill", prefills), ("decode", decodes)):
         if lengths := [each["comp_ctx_lengths"] for each in members if "comp_ctx_lengths" in each]:
             said[f"comp_ctx_lengths_{phase}"] = lengths

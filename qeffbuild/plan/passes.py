@@ -13,18 +13,22 @@ if TYPE_CHECKING:
 STEP = "transform"
 
 
-def transform(spec: BuildSpec, graph: str) -> Step | None:
-    """The step that runs them on the graph that the step `graph` gives; None where there is nothing to do."""
+def transform(spec: BuildSpec, graph: str, model: tuple[Leaf, ...]) -> Step | None:
+    """The step that runs them on the graph that the step `graph` gives; None where there is nothing to do.
+
+    `model` is where weights are, for passes that look at them.
+    """
     passes = list(_passes(spec))
     if not passes:
         return None
+    looks = spec.transforms.share_weights
     return Step(
         name=STEP,
         action="qeffbuild.actions.transform",
         params={"passes": passes},
         reads={"passes": "graph passes"},
-        inputs={"graph": graph},
-        leaves=tuple(_leaves(spec)),
+        inputs={"graph": graph, **({"model": "fetch"} if looks else {})},
+        leaves=(*_leaves(spec), *(model if looks else ())),
         code=(
             "qeffbuild.graph",
             "qeffbuild.signature",
@@ -61,6 +65,8 @@ def _passes(spec: BuildSpec) -> Iterator[dict[str, Any]]:
         yield {"name": "proxy"}
     if asked.clip_float16:
         yield {"name": "clip_float16"}
+    if asked.share_weights:  # behind those that know weights by their names
+        yield {"name": "share_weights"}
     if asked.include_sampler:
         yield {
             "name": "sampler",

@@ -34,7 +34,7 @@ def resolve(spec: BuildSpec, goal: Goal, backend_steps: BackendSteps) -> Plan:
     """The steps that lead to `goal`, each after the steps that it reads. Pure: nothing is read, nothing runs."""
     if goal not in GOALS:
         raise SpecError("spec.choice", f"--to {goal}: no such goal", hint=f"one of: {', '.join(GOALS)}")
-    front, passes = _front(spec), transform(spec, "export")
+    front, passes = _front(spec), transform(spec, "export", model_leaves(spec.model))
     steps = (*front, *backend_steps(spec, "export")) if passes is None else (*front, passes, *backend_steps(spec, STEP))
     steps = tuple(_remembering(spec, step) if _kind(step) == "package" else step for step in steps)
     steps = gated(spec, steps, model_leaves(spec.model))

@@ -21,6 +21,7 @@ from qeffbuild.package import Package
 from qeffbuild.runtime import speculation
 from qeffbuild.runtime.adapters import Adapters
 from qeffbuild.runtime.metrics import Metrics, Tally
+from qeffbuild.runtime.prompt_scores import PromptScores, last_of
 from qeffbuild.runtime.request import Event, Finish, Limits, Output, Request
 from qeffbuild.runtime.sampling import Sampler, choose, choose_one
 from qeffbuild.runtime.scheduler import Answer, Scheduler, Turn
@@ -158,6 +159,8 @@ class Stream:
         drafter = engine.drafter_for(requests[0].decoding)
         self._drafts = drafter is not None
         self._scheduler = Scheduler(requests, engine.limits, drafter.propose if drafter else None)
+        self._kept = engine.limits.logits_to_keep
+        self._seen = PromptScores(requests) if self._kept != 1 else None
         self._samplers: dict[int, Sampler] = {}  # of the answers under way, by request
         self._texts: dict[int, TextStream] = {}
         self._outputs: dict[int, Output] = {}
@@ -186,8 +189,10 @@ class Stream:
                 continue
             for answer in turn.entering:
                 self._engine.state.begin(answer.slot, answer.request.seen)
-            logits_BNV = self._engine.state.run(turn.width, turn.rows)
-            token_ids = self._choose(turn, logits_BNV[:, 0]) if turn.ready else []
+            logits_BNV = self._engine.state.run(turn.width, turn.rows, keep=self._kept if turn.is_prefill else 1)
+            if turn.is_prefill and self._seen is not None:
+                self._seen.add(turn, logits_BNV)
+            token_ids = self._choose(turn, last_of(turn, logits_BNV)) if turn.ready else []
             finishes = self._scheduler.advance(turn, token_ids)
             if turn.is_prefill:
                 self._tally.prefilled(since, sum(len(row.token_ids) for row in turn.rows), len(token_ids))
@@ -200,7 +205,7 @@ class Stream:
 
     def _verify(self, turn: Turn, since: float) -> Iterator[Event]:
         """Each row's tokens as the target chooses them, for as long as its draft foresaw them; then one more."""
-        logits_BNV = self._engine.state.run(turn.width, turn.rows, every_position=True)
+        logits_BNV = self._engine.state.run(turn.width, turn.rows, keep=0)
         events: list[Event] = []
         for answer, row in zip(turn.ready, turn.rows, strict=True):
             sampler, draft = self._samplers[answer.request.id], row.token_ids[1:]
@@ -243,6 +248,7 @@ class Stream:
             text=tokenizer.decode(token_ids) if tokenizer else "",
             token_ids=tuple(token_ids),
             finish=finish,
+            prompt_logprobs=None if self._seen is None else self._seen.of(answer.request),
         )
         del self._samplers[place]
         return self._texts.pop(place).flush() if tokenizer else ""

@@ -214,7 +214,7 @@ def _predict_together(
     for start in range(0, max(map(len, fed)), width):
         chunks = [token_ids[start : start + width] for token_ids in fed]
         rows = [Row(slot, start, chunk) for slot, chunk in enumerate(chunks) if chunk]
-        logits_BNV = engine.state.run(width, rows, every_position=True)
+        logits_BNV = engine.state.run(width, rows, keep=0)
         for row in rows:
             window = together[row.slot]
             yield window, window.begin + start + 1, logits_BNV[row.slot, : len(row.token_ids)]

@@ -56,8 +56,10 @@ class ImageState(State):
                 self._held[name][slot, ..., place, :] = array[0]
         self.session.hold(self.states, self._held)
 
-    def run(self, width: int, rows: Iterable[Row], *, every_position: bool = False) -> np.ndarray:
-        buffers = self._buffers.get((width, every_position)) or self._make_buffers(width, every_position)
+    def run(self, width: int, rows: Iterable[Row], *, keep: int = 1) -> np.ndarray:
+        assert keep in (0, 1), "refused while planning"
+        keep = keep or width
+        buffers = self._buffers.get((width, keep)) or self._make_buffers(width, keep)
         places = buffers.positions
         places.fill(PADDING)
         for slot, start, token_ids, _ in rows:
@@ -66,7 +68,7 @@ class ImageState(State):
             places[..., slot, :count] = np.arange(start, start + count)
             if self._has_grid:
                 places[1:, slot, :count] = self._turned(slot, start, count)
-            if not every_position:
+            if keep == 1:
                 buffers.logits_index[slot, 0] = count - 1
         np.copyto(buffers.feed[TAKEN], self._taken)
         made = self.session.run(GRAPH, buffers.feed, self.states)
@@ -81,11 +83,11 @@ class ImageState(State):
         after = np.broadcast_to(following + places - length, (3, count))
         return np.where(places < length, known[:, np.minimum(places, length - 1)], after)
 
-    def _make_buffers(self, width: int, every_position: bool) -> Buffers:
-        buffers = super()._make_buffers(width, every_position)
+    def _make_buffers(self, width: int, keep: int) -> Buffers:
+        buffers = super()._make_buffers(width, keep)
         feed = {**buffers.feed, TAKEN: np.zeros((self._slots, 1), self._dtypes[TAKEN])}
         if self._has_grid:
             feed["position_ids"] = np.zeros((GRID, self._slots, width), self._dtypes["position_ids"])
         made = Buffers(feed, feed["input_ids"], feed["position_ids"], feed["logits_index"], None)
-        self._buffers[width, every_position] = made
+        self._buffers[width, keep] = made
         return made

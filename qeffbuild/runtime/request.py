@@ -21,6 +21,7 @@ class Limits:
     ctx_len: int
     vocab_size: int
     eos_token_ids: frozenset[int] = frozenset()
+    logits_to_keep: int = 1  # of a prefill's tokens, how many of the last; 0: all
     draft_lengths: tuple[int, ...] = ()  # tokens that one run may verify, rising; none: it does not speculate
     is_continuous: bool = False  # a finished row is refilled while the others go on
 
@@ -36,6 +37,7 @@ class Limits:
             ctx_len=shape["ctx_len"],
             vocab_size=model["vocab_size"],
             eos_token_ids=frozenset(model["eos_token_id"] or ()),
+            logits_to_keep=shape.get("logits_to_keep", 1),
             draft_lengths=tuple(sorted(length for length in shape.get("num_speculative_tokens") or () if length)),
             is_continuous=is_continuous,
         )
@@ -103,6 +105,10 @@ class Output:
     text: str
     token_ids: tuple[int, ...]
     finish: Finish
+    prompt_logprobs: tuple[float | None, ...] | None = None  # of each token of the prompt, where its logits were kept
 
     def as_json(self) -> dict[str, Any]:
-        return {**asdict(self), "token_ids": list(self.token_ids)}
+        said = {**asdict(self), "token_ids": list(self.token_ids)}
+        if self.prompt_logprobs is None:
+            del said["prompt_logprobs"]
+        return said

@@ -52,18 +52,19 @@ class State:
         self._slots = limits.slots
         self._dtypes = dtypes
         self.states = session.allocate(GRAPH, limits.slots, limits.ctx_len)
-        self._buffers: dict[tuple[int, bool], Buffers] = {}
+        self._buffers: dict[tuple[int, int], Buffers] = {}
 
     def begin(self, slot: int, seen: Any) -> None:
         """A prompt enters a slot; text alone leaves nothing to prepare."""
 
-    def run(self, width: int, rows: Iterable[Row], *, every_position: bool = False) -> np.ndarray:
-        """Logits [slots, 1, vocab] at each row's last token, or [slots, width, vocab] at every position.
+    def run(self, width: int, rows: Iterable[Row], *, keep: int = 1) -> np.ndarray:
+        """Logits [slots, keep, vocab] of each row's last tokens in their order; keep=0: of all, [slots, width, vocab].
 
-        Rows of `width` are right-padded; slots without a row idle, and their logits mean nothing. The result is a view
-        that holds until the next run.
+        Rows of `width` are right-padded, and so are the logits of a row of fewer tokens; slots without a row idle, and
+        their logits mean nothing. The result is a view that holds until the next run.
         """
-        buffers = self._buffers.get((width, every_position)) or self._make_buffers(width, every_position)
+        keep = min(keep or width, width)
+        buffers = self._buffers.get((width, keep)) or self._make_buffers(width, keep)
         buffers.positions.fill(PADDING)
         for slot, start, token_ids, adapter in rows:
             count = len(token_ids)
@@ -75,8 +76,11 @@ class State:
             else:
                 buffers.token_ids[slot, :count] = token_ids
                 buffers.positions[slot, :count] = range(start, start + count)
-            if not every_position:
+            if keep == 1:
                 buffers.logits_index[slot, 0] = count - 1
+            elif keep < width:
+                first = max(count - keep, 0)
+                buffers.logits_index[slot] = range(first, first + keep)
         return self.session.run(GRAPH, buffers.feed, self.states)["logits"]
 
     def load_adapter(self, weights: Mapping[str, np.ndarray] | None) -> None:
@@ -89,13 +93,13 @@ class State:
                 values[state.name] = given.astype(state.dtype)
         self.session.hold(self.states, values)
 
-    def _make_buffers(self, width: int, every_position: bool) -> Buffers:
-        indices = np.arange(width) if every_position else np.zeros(1)
+    def _make_buffers(self, width: int, keep: int) -> Buffers:
+        indices = np.arange(keep)
         shapes = {"input_ids": (self._slots, width), "position_ids": (self._slots, width)}
         feed = {name: np.zeros(shape, self._dtypes[name]) for name, shape in shapes.items()}
         feed["logits_index"] = np.tile(indices.astype(self._dtypes["logits_index"]), (self._slots, 1))
         if LORA_IDS in self._dtypes:
             feed[LORA_IDS] = np.zeros((self._slots, 1), self._dtypes[LORA_IDS])
         buffers = Buffers(feed, feed["input_ids"], feed["position_ids"], feed["logits_index"], feed.get(LORA_IDS))
-        self._buffers[width, every_position] = buffers
+        self._buffers[width, keep] = buffers
         return buffers

@@ -43,7 +43,7 @@ def _faults(spec: BuildSpec) -> Iterator[QeffBuildError]:
     yield from _batching(spec.specialization)
     yield from _devices(spec.device_group, spec.model)
     yield from _adapters(spec)
-    yield from _sampler(spec.transforms)
+    yield from _sampler(spec.transforms, spec.specialization)
     yield from _blocking(spec.transforms)
     yield from _elsewhere(spec)
     yield from _combination(spec)
@@ -116,6 +116,12 @@ def _shapes(shapes: SpecializationSpec) -> Iterator[QeffBuildError]:
     if shapes.prefill_only is True and shapes.num_speculative_tokens:
         what = "speculation is verified while decoding, but prefill_only=true"
         yield _fault("spec.conflict", f"{prefix}.num_speculative_tokens", what, "leave one of the two out")
+    if shapes.logits_to_keep > shapes.prefill_seq_len:
+        what = f"{shapes.logits_to_keep} logits of a run of {prefix}.prefill_seq_len={shapes.prefill_seq_len} tokens"
+        yield _fault("spec.conflict", f"{prefix}.logits_to_keep", what, f"{shapes.prefill_seq_len} or less; 0: of all")
+    if shapes.logits_to_keep != 1 and shapes.prefill_only is False:
+        what = "prefill_only=false leaves no prefill graph to keep them of"
+        yield _fault("spec.conflict", f"{prefix}.logits_to_keep", what, "leave one of the two out")
     longest = max(shapes.num_speculative_tokens, default=0)
     if longest + 1 > shapes.ctx_len:
         what = f"{longest} draft tokens and one more do not fit {prefix}.ctx_len={shapes.ctx_len}"
@@ -190,7 +196,7 @@ def _adapters(spec: BuildSpec) -> Iterator[QeffBuildError]:
         yield _fault("spec.choice", "decoding.adapter", f"no adapter is called {shown(asked)}", hint)
 
 
-def _sampler(asked: TransformsSpec) -> Iterator[QeffBuildError]:
+def _sampler(asked: TransformsSpec, shapes: SpecializationSpec) -> Iterator[QeffBuildError]:
     if asked.include_sampler and asked.proxy:
         what = "there are no logits to choose by, with transforms.proxy=true"
         yield _fault("spec.conflict", "transforms.include_sampler", what, "leave one of them out")
@@ -199,6 +205,13 @@ def _sampler(asked: TransformsSpec) -> Iterator[QeffBuildError]:
         what = f"it does not go with transforms.{other}=true"
         yield _fault("spec.conflict", "transforms.speculative_heads", what, "leave one of them out")
     if asked.include_sampler:
+        width = shapes.prefill_seq_len
+        if shapes.logits_to_keep != 1 and shapes.kept(width) == width:
+            key, what = (
+                "specialization.logits_to_keep",
+                "the sampler knows a prefill by its having more tokens than logits",
+            )
+            yield _fault("spec.conflict", key, what, f"{key}={width - 1} or less" if width > 2 else f"{key}=1")
         return
     for name in ("return_pdfs", "include_guided_decoding"):
         if getattr(asked, name):

@@ -114,7 +114,9 @@ _ASKED: Mapping[str, Callable[[BuildSpec], bool]] = {
     "speculative_heads": lambda spec: spec.transforms.speculative_heads is not None,
     "proxy": lambda spec: spec.transforms.proxy,
     "clip_float16": lambda spec: spec.transforms.clip_float16,
+    "share_weights": lambda spec: spec.transforms.share_weights,
     "sampler": lambda spec: spec.transforms.include_sampler,
+    "logits_to_keep": lambda spec: spec.specialization.logits_to_keep != 1,
     "float16": lambda spec: spec.model.dtype == "float16",
     "bfloat16": lambda spec: spec.model.dtype == "bfloat16",
 }

@@ -178,7 +178,19 @@ class SpecializationSpec:
         high=256,
         one_or_many=True,
     )
+    logits_to_keep: int = option(
+        1, "logits of how many of a run's last tokens come out of prefill; 0: of all of them", low=0, high=1 << 20
+    )
     prefill_only: bool | None = option(None, "true: prefill graphs only; false: decode graphs only; null: both")
+
+    @property
+    def keeps_several(self) -> bool:
+        """Whether some run gives more logits of a row than its last one: of drafts, or of a prompt."""
+        return bool(self.num_speculative_tokens) or self.logits_to_keep != 1
+
+    def kept(self, width: int) -> int:
+        """How many logits of each row a prefill of `width` tokens gives."""
+        return min(self.logits_to_keep or width, width)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,6 +234,9 @@ class TransformsSpec:
     num_batch_blocks: int | None = option(None, "blocks of rows; null: as few as fit fast memory", low=1, high=4096)
     skip_kv: bool = option(True, "blocks of slots that no token sees yet are left out")
     fuse_projections: bool = option(False, "queries, keys and values are one product, and so are gate and up")
+    share_weights: bool = option(
+        False, "tensors with equal bytes are stored once, and a head that equals the table of words reads that"
+    )
     speculative_heads: str | None = option(None, "a safetensors file of projections whose logits guess further ahead")
     proxy: bool = option(
         False, "the model without its table of words and its head: inputs_embeds in, hidden_states out"

@@ -48,16 +48,21 @@ def apply(subject: Subject, said: Mapping[str, Any]) -> None:
 def _find(graph: ir.Graph, adapters: Adapters) -> dict[str, Product]:
     """The product that each module makes; an adapter of another model has modules or sizes that are not there."""
     by_weight: dict[str, Product] = {}
+    several: set[str] = set()
     for product in products(graph):
         tensors = sources(product.weight)
         if len(tensors) == 1:
-            by_weight[str(tensors[0].name)] = product
+            name = str(tensors[0].name)
+            several |= {name} & by_weight.keys()
+            by_weight[name] = product
     found: dict[str, Product] = {}
     for name, adapter in adapters.items():
         for module, pair in adapter.items():
             weight = find(by_weight, f"{module}.weight")
             if weight is None:
                 raise misfit(name, f"the model has no linear layer {module}")
+            if weight in several:
+                raise misfit(name, f"several products of the model share the weight of {module}")
             found[module] = by_weight[weight]
             (tensor,) = sources(found[module].weight)
             if tuple(tensor.shape.numpy()) not in (pair.sizes, pair.sizes[::-1]):
@@ -84,28 +89,33 @@ def _as_inputs(subject: Subject, adapter: Mapping[str, Pair], found: Mapping[str
     emit = Emitter(subject.graph, "lora")
     states = []
     for module, pair in adapter.items():
-        product = found[module]
+        product, dtype = found[module], _dtype(found[module])
         turned = []
         for letter, array in zip("AB", pair.values(), strict=True):
             name = f"{PREFIX}{module}.lora_{letter}.weight"
-            given = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(ir.DataType.FLOAT))
+            given = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(dtype))
             subject.graph.inputs.append(given)
             kept = emit("Identity", given)
             kept.name, kept.shape, kept.type = f"{name}_RetainedState", given.shape, given.type
             subject.graph.outputs.append(kept)
             turned.append(emit("Transpose", given, perm=[1, 0]))
-            states.append(_state(name, array, module))
+            states.append(_state(name, array, module, dtype))
         change = emit("MatMul", emit("MatMul", product.x, turned[0]), turned[1])
-        _add(subject, emit, product, emit("Mul", change, np.array(pair.scale, np.float32)))
+        _add(subject, emit, product, emit("Mul", change, np.array(pair.scale, dtype.numpy())))
     subject.signature = subject.signature.with_states((*subject.signature.states, *states))
 
 
-def _state(name: str, array: np.ndarray, module: str) -> State:
+def _dtype(product: Product) -> ir.DataType:
+    """What a product computes in."""
+    return product.x.dtype or ir.DataType.FLOAT
+
+
+def _state(name: str, array: np.ndarray, module: str, dtype: ir.DataType) -> State:
     numbers = re.findall(r"(?:^|\.)(\d+)(?=\.)", module)
     return State(
         name=name,
         output=f"{name}_RetainedState",
-        dtype="float32",
+        dtype=str(dtype.numpy()),
         axes=tuple(array.shape),
         layer=int(numbers[0]) if numbers else 0,
         kind="adapter",
@@ -122,7 +132,8 @@ def _as_stacks(subject: Subject, adapters: Adapters, found: Mapping[str, Product
     emit.place(graph[0])
     for module, product in found.items():
         a, b = _stacks(module, adapters)
-        stacks = [subject.store(f"{module}.lora_{letter}", array) for letter, array in (("A", a), ("B", b))]
+        kind = _dtype(product).numpy()
+        stacks = [subject.store(f"{module}.lora_{at}", array.astype(kind)) for at, array in (("A", a), ("B", b))]
         x = product.x
         is_flat = x.shape is not None and len(x.shape) == 2  # the rows of all texts one after another
         if is_flat:

@@ -13,6 +13,7 @@ from typing import Any
 import onnx_ir as ir
 
 from qeffbuild.errors import ModelError
+from qeffbuild.graph.emit import Emitter
 from qeffbuild.graph.fold import foldable_values, remove_unread
 from qeffbuild.graph.ops import size_of
 from qeffbuild.graph.products import head_of, matrix_shape
@@ -56,7 +57,11 @@ def _take_embeddings(graph: ir.Graph) -> int:
     given = ir.Value(
         name=EMBEDS, shape=ir.Shape(("batch_size", "seq_len", width)), type=ir.TensorType(ir.DataType.FLOAT)
     )
-    rows.replace_all_uses_with(given)
+    emit, dtype = Emitter(graph, "proxy"), rows.dtype or ir.DataType.FLOAT
+    taken = given if dtype == ir.DataType.FLOAT else emit("Cast", given, to=dtype)
+    taken.shape, taken.type = given.shape, ir.TensorType(dtype)
+    rows.replace_all_uses_with(taken)
+    emit.place(graph[0])
     graph.inputs[:] = [given, *(value for value in graph.inputs if value is not ids)]
     return width
 
@@ -69,6 +74,10 @@ def _leave_out_head(graph: ir.Graph) -> int:
     if head is None or hidden is None or sizes is None or weight not in foldable_values(graph):
         raise _unfit("no product with a weight makes its logits")
     width = sizes[1] if head.attributes.get_int("transB", 0) else sizes[0]
+    if (hidden.dtype or ir.DataType.FLOAT) != ir.DataType.FLOAT:
+        emit = Emitter(graph, "proxy")
+        hidden = emit("Cast", hidden, to=ir.DataType.FLOAT)
+        graph.insert_before(head, emit.waiting())
     hidden.name, hidden.shape = HIDDEN, ir.Shape(("batch_size", "num_logits", width))
     hidden.type = ir.TensorType(ir.DataType.FLOAT)
     outputs = list(graph.outputs)

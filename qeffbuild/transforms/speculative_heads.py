@@ -77,11 +77,12 @@ def _check_width(heads: list[list[Block]], width: int) -> None:
 
 
 def _projected(subject: Subject, emit: Emitter, hidden: ir.Value, number: int, blocks: list[Block]) -> ir.Value:
+    kind = (hidden.dtype or ir.DataType.FLOAT).numpy()
     for place, block in enumerate(blocks):
         name = f"{LEAF}.{number}.{place}"
-        inner = emit("MatMul", hidden, subject.store(f"{name}.weight", block["weight"].T))
+        inner = emit("MatMul", hidden, subject.store(f"{name}.weight", block["weight"].T.astype(kind)))
         if "bias" in block:
-            inner = emit("Add", inner, subject.store(f"{name}.bias", block["bias"]))
+            inner = emit("Add", inner, subject.store(f"{name}.bias", block["bias"].astype(kind)))
         hidden = emit("Add", hidden, emit("Mul", inner, emit("Sigmoid", inner)))
     return hidden
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from qeffbuild.graph.weights import Weights
 from qeffbuild.graph.write import DataFile, stored_value
 from qeffbuild.signature import IoSignature
 
@@ -25,6 +26,7 @@ class Subject:
     leaves: Mapping[str, Path]
     out: Path
     data: DataFile
+    weights: Weights | None = None  # the checkpoint, for passes that look at it
     report: dict[str, Any] = field(default_factory=dict)
 
     @property

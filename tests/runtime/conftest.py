@@ -107,6 +107,7 @@ def toy() -> Callable[..., tuple[Engine, ToyModel, ToySession]]:
         is_continuous: bool = False,
         eos: Sequence[int] = (),
         tokenizer: Tokenizer | None = None,
+        logits_to_keep: int = 1,
         seed: int = 0,
     ) -> tuple[Engine, ToyModel, ToySession]:
         model = ToyModel(ctx_len, seed)
@@ -118,6 +119,7 @@ def toy() -> Callable[..., tuple[Engine, ToyModel, ToySession]]:
             vocab_size=VOCAB,
             eos_token_ids=frozenset(eos),
             is_continuous=is_continuous,
+            logits_to_keep=logits_to_keep,
         )
         return Engine(session, limits, tokenizer or Letters()), model, session
 

@@ -66,6 +66,20 @@ from qeffbuild.spec.load import from_config
             "spec.conflict",
             "specialization.num_speculative_tokens",
         ),
+        ("specialization.logits_to_keep=-1", "spec.range", "specialization.logits_to_keep"),
+        ("specialization.logits_to_keep=33", "spec.conflict", "specialization.logits_to_keep"),
+        ("backend=qnn specialization.logits_to_keep=2", "spec.conflict", "specialization.logits_to_keep"),
+        ("model=minilm specialization.logits_to_keep=0", "spec.conflict", "specialization.logits_to_keep"),
+        (
+            "backend=qaic specialization.logits_to_keep=2 specialization.prefill_only=false",
+            "spec.conflict",
+            "specialization.logits_to_keep",
+        ),
+        (
+            "backend=qaic transforms.include_sampler=true specialization.logits_to_keep=0",
+            "spec.conflict",
+            "specialization.logits_to_keep",
+        ),
         ("backend=qaic specialization.num_speculative_tokens=[2,2]", "spec.duplicate", "specialization.num_speculat"),
         (
             "backend=qaic specialization.num_speculative_tokens=200",

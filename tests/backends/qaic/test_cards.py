@@ -39,6 +39,12 @@ EACH = {
     "rows that come and go, one token at a time": {"full_batch_size": 2, "prefill_seq_len": 1},
     "part of the context": {"comp_ctx_lengths_prefill": (8, 15), "comp_ctx_lengths_decode": (10, small.CONTEXT)},
     "drafts": {"num_speculative_tokens": (2, 3)},
+    "logits of whole prompts": {"batch_size": 2, "logits_to_keep": 0},
+    "logits of the last tokens, and drafts": {
+        "logits_to_keep": 3,
+        "num_speculative_tokens": (2,),
+        "full_batch_size": 2,
+    },
     "drafts in rows that come and go": {"num_speculative_tokens": (3,), "full_batch_size": 2},
 }
 
@@ -101,12 +107,24 @@ def test_every_position_can_be_scored(card: ModuleType, package: Callable[..., P
     state = Engine.open(package(batch_size=2)).state
     rows = [Row(0, 0, PROMPTS[0][:4]), Row(1, 0, PROMPTS[1])]
 
-    logits = np.array(state.run(4, rows, every_position=True))
+    logits = np.array(state.run(4, rows, keep=0))
 
     decoder = small.SmallDecoder()
     for row in rows:
         expected = decoder(torch.tensor(row.token_ids)).detach().numpy()
         np.testing.assert_allclose(logits[row.slot, : len(row.token_ids)], expected, atol=1e-4)
+
+
+def test_whole_chunks_are_scored_at_once_where_prefill_keeps_their_logits(
+    card: ModuleType, package: Callable[..., Path]
+) -> None:
+    state = Engine.open(package(logits_to_keep=0)).state
+
+    logits = np.array(state.run(4, [Row(0, 0, PROMPTS[0][:4])], keep=0))
+
+    expected = small.SmallDecoder()(torch.tensor(PROMPTS[0][:4])).detach().numpy()
+    np.testing.assert_allclose(logits[0], expected, atol=1e-4)
+    assert [run["set"] for run in card.LOG] == [0]
 
 
 def test_a_program_over_several_cards_says_which(card: ModuleType, package: Callable[..., Path]) -> None:

@@ -111,6 +111,24 @@ def table(continuous: bool = False, **shapes: Any) -> list[tuple[str, dict[str, 
             id="a target in continuous batching",
         ),
         pytest.param(
+            {"logits_to_keep": 3},
+            False,
+            [
+                ("Prefill", {"batch_size": 1, "seq_len": 32, "ctx_len": 128, "num_logits_to_keep": 3}),
+                ("Decode", {"batch_size": 1, "seq_len": 1, "ctx_len": 128, "num_logits_to_keep": 1}),
+            ],
+            id="logits of the last tokens of a prompt",
+        ),
+        pytest.param(
+            {"logits_to_keep": 0, "num_speculative_tokens": (3,)},
+            False,
+            [
+                ("Prefill", {"batch_size": 1, "seq_len": 32, "ctx_len": 128, "num_logits_to_keep": 32}),
+                ("Decode", {"batch_size": 1, "seq_len": 4, "ctx_len": 128, "num_logits_to_keep": 4}),
+            ],
+            id="all logits of a prompt, and drafts",
+        ),
+        pytest.param(
             {"comp_ctx_lengths_prefill": (64,), "comp_ctx_lengths_decode": (96, 128)},
             False,
             [
