@@ -58,8 +58,8 @@ def order(graph: ir.Graph, inputs: Sequence[str], outputs: Sequence[str]) -> Non
 def _by_layer(values: Iterable[ir.Value], own: Mapping[str, int]) -> dict[int, list[ir.Value]]:
     found: dict[int, list[ir.Value]] = {}
     for value in values:
-        if value.name in own:
-            found.setdefault(own[value.name], []).append(value)
+        if (name := value.name or "") in own:
+            found.setdefault(own[name], []).append(value)
     return found
 
 
