@@ -1,9 +1,9 @@
 """This project's packages and other engines, side by side: `python -m benchmarks.peers FOLDER`.
 
-Same weights, same prompts, one process for each engine, all of them loaded at once and asked in turn, so that a busy
-machine slows them alike. Speeds are medians over rounds, on the CPU clock (all threads) and the wall clock: with one
-thread each, then with all cores. Accuracy is measured beside them: KL of each engine's distributions from PyTorch's in
-float32, over tokens that are fed to all.
+Same weights, same prompts, one process for each engine, all of them (of the largest model, those with as many bits)
+loaded at once and asked in turn, so that a busy machine slows them alike. Speeds are medians over rounds, on the CPU
+clock (all threads) and the wall clock: with one thread each, then with all cores. Accuracy is measured beside them: KL
+of each engine's distributions from PyTorch's in float32, over tokens that are fed to all.
 
 FOLDER keeps environments, converted models and results: what was measured is not measured again unless `--again` is
 said, so an interrupted run is gone on with. `--prepare` only makes environments and models.
@@ -27,6 +27,7 @@ from benchmarks.peers.report import beside_the_best, table
 from benchmarks.peers.variants import LARGE, VARIANTS, Job, Variant, jobs
 
 CORES = len(os.sched_getaffinity(0))
+LOADED_TWICE = ("qeffbuild", "llama.cpp")  # whose loading is compared: the second time finds the files in memory
 
 
 class Running:
@@ -69,31 +70,49 @@ class Running:
 
 def measure(job: Job, folder: Path, words: argparse.Namespace) -> dict[str, Any]:
     source = make(job.model, folder / "models")
-    random = np.random.default_rng(5)
-    running, absent = [], dict[str, str]()
-    models = {variant: place for variant in wanted(job, words) if (place := ready(variant, source, folder, absent))}
-    for variant, place in models.items():
-        try:
-            running.append(Running(variant, place, folder, job.threads))
-        except NotHere as why:
-            absent[variant.name] = str(why)
+    random, absent = np.random.default_rng(5), dict[str, str]()
     prompts = {length: random.integers(3, 2000, length).tolist() for length in job.prompts}
-    rows: dict[str, Any] = {each.variant.name: {**each.loaded, "prompts": {}, "peak_mb": 0} for each in running}
-    if job.score:
-        score(running, random.integers(3, 2000, 64 + words.scored).tolist(), folder, rows)
-    if job.model == LARGE:  # PyTorch has said what it was there for, and is ten times as slow
-        for each in [each for each in running if each.variant.engine == "transformers"]:
+    scored = random.integers(3, 2000, 64 + words.scored).tolist() if job.score else []
+    models = {variant: place for variant in wanted(job, words) if (place := ready(variant, source, folder, absent))}
+    rows: dict[str, Any] = {}
+    exact = None
+    for group in together(job, list(models)):
+        running = started(group, models, folder, job.threads, absent)
+        rows |= {each.variant.name: {**each.loaded, "prompts": {}, "peak_mb": 0} for each in running}
+        if scored:
+            exact = score(running, scored, folder, rows, exact)
+        # PyTorch of a large model is there for what it says, and is ten times as slow.
+        asked = [each for each in running if job.model != LARGE or each.variant.engine != "transformers"]
+        for length, prompt in prompts.items():
+            for name, said in in_turn(asked, prompt, words.tokens, job.rounds).items():
+                rows[name]["prompts"][str(length)] = {key: median(one[key] for one in said) for key in said[0]}
+                rows[name]["peak_mb"] = said[-1]["peak_mb"]
+        for each in running:
             each.end()
-            running.remove(each)
-    for length, prompt in prompts.items():
-        for name, said in in_turn(running, prompt, words.tokens, job.rounds).items():
-            rows[name]["prompts"][str(length)] = {key: median(one[key] for one in said) for key in said[0]}
-            rows[name]["peak_mb"] = said[-1]["peak_mb"]
-    for each in running:
-        each.end()
     about: dict[str, Any] = {"name": job.name, "model": job.model, "threads": job.threads, "rounds": job.rounds}
     about["lengths"] = [str(length) for length in job.prompts]
     return {**about, "variants": rows, "absent": absent}
+
+
+def together(job: Job, variants: list[Variant]) -> list[list[Variant]]:
+    """Who is loaded at once: all, or of the largest model those with as many bits, that nobody waits for memory."""
+    if job.model != LARGE:
+        return [variants]
+    return [[each for each in variants if each.bits == bits] for bits in dict.fromkeys(each.bits for each in variants)]
+
+
+def started(
+    group: list[Variant], models: dict[Variant, Path], folder: Path, threads: int, absent: dict[str, str]
+) -> list[Running]:
+    running = []
+    for variant in group:
+        try:
+            if threads == 1 and variant.engine in LOADED_TWICE:
+                Running(variant, models[variant], folder, threads).end()
+            running.append(Running(variant, models[variant], folder, threads))
+        except NotHere as why:
+            absent[variant.name] = str(why)
+    return running
 
 
 def ready(variant: Variant, source: Path, folder: Path, absent: dict[str, str]) -> Path | None:
@@ -121,9 +140,10 @@ def in_turn(running: list[Running], prompt: list[int], tokens: int, rounds: int)
     return answers
 
 
-def score(running: list[Running], token_ids: list[int], folder: Path, rows: dict[str, Any]) -> None:
-    """Adds each variant's KL from the first one, which is PyTorch in float32."""
-    exact = None
+def score(
+    running: list[Running], token_ids: list[int], folder: Path, rows: dict[str, Any], exact: np.ndarray | None
+) -> np.ndarray | None:
+    """Adds each variant's KL from PyTorch in float32, which is the first one of all: what that said, for the others."""
     for each in running:
         file = folder / "logits.npy"
         each.ask(prompt=token_ids[:64], then=token_ids[64:], save=str(file))
@@ -134,6 +154,7 @@ def score(running: list[Running], token_ids: list[int], folder: Path, rows: dict
             width = min(exact.shape[-1], found.shape[-1])
             left, right = exact[:, :width], found[:, :width]
             rows[each.variant.name]["kl"] = float((np.exp(left) * (left - right)).sum(-1).mean())
+    return exact
 
 
 def log_shares(logits: np.ndarray) -> np.ndarray:

@@ -201,10 +201,11 @@ class Quantization:
     def _format(self, chosen: _Chosen) -> dict[str, Any]:
         said = {name: self.params[name] for name in ("bits", "block_size", "symmetric")}
         rows, columns = chosen.matrices[0].shape
-        if chosen.product.carries_values:
+        product = chosen.product
+        if product.carries_values:
             said |= {name: self.params.get(f"attention_{name}") or said[name] for name in ("bits", "block_size")}
         else:
-            kind = "query" if chosen.product.makes else "down" if rows < columns else ""
+            kind = "head" if product.makes_logits else "query" if product.makes else "down" if rows < columns else ""
             said["block_size"] = self.params.get(f"{kind}_block_size") or said["block_size"]
         return {**said, "bits": 8} if chosen.names[0] in self.eight else said
 

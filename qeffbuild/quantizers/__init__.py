@@ -18,6 +18,7 @@ from qeffbuild.plan.types import Leaf, Step
 from qeffbuild.spec.types import BuildSpec, QuantizationSpec
 
 BLOCK_SIZES = (16, 32, 64, 128, 256)  # what MatMulNBits takes
+OWN_FORMS = ("attention_bits", "attention_block_size", "query_block_size", "down_block_size", "head_block_size")
 _SENSITIVITY_TOKENS = 2048  # each weight goes its own way with them
 _CODE = ("calibration", "graph", "graphs", "models", "package", "quantizers", "signature")
 _TOOLS = ("ml-dtypes", "numpy", "onnx", "onnx-ir")
@@ -72,6 +73,7 @@ def check(asked: QuantizationSpec) -> None:
         ("attention_block_size", BLOCK_SIZES, speed),
         ("query_block_size", BLOCK_SIZES, speed),
         ("down_block_size", BLOCK_SIZES, speed),
+        ("head_block_size", BLOCK_SIZES, speed),
         ("attention_bits", (4, 8), "=8"),
     ):
         value = getattr(asked, name)
@@ -101,7 +103,7 @@ def params(asked: QuantizationSpec) -> dict[str, Any]:
             "symmetric": asked.symmetric,
             "keep": list(asked.keep),
         }
-        for name in ("attention_bits", "attention_block_size", "query_block_size", "down_block_size"):
+        for name in OWN_FORMS:
             if getattr(asked, name) not in (None, said[name.split("_", 1)[1]]):
                 said[name] = getattr(asked, name)
     if asked.budget is not None:

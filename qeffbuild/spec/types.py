@@ -110,6 +110,9 @@ class QuantizationSpec:
         low=16,
         high=256,
     )
+    head_block_size: int | None = option(
+        None, "block size of the weight that makes the logits; null: as the others", low=16, high=256
+    )
     symmetric: bool = option(True, "no zero points")
     keep: tuple[str, ...] = option((), "glob patterns of weights that stay unquantized, such as lm_head*")
     calibration: str = option(

@@ -71,9 +71,9 @@ def test_products_of_every_form_are_quantized_and_the_embedding_is_not(tmp_path:
     assert all(node.attributes["accuracy_level"].as_int() == 4 for node in graph if node.op_type == "MatMulNBits")
 
 
-def test_weights_that_values_go_through_and_those_that_narrow_can_have_forms_of_their_own(tmp_path: Path) -> None:
-    finer = {"attention_bits": 8, "attention_block_size": 16}
-    said = params("int4", block_size=32, **finer, query_block_size=128, down_block_size=64)
+def test_weights_can_have_forms_of_their_own_by_what_they_do(tmp_path: Path) -> None:
+    own = {"attention_bits": 8, "attention_block_size": 16, "query_block_size": 128, "down_block_size": 64}
+    said = params("int4", block_size=32, head_block_size=256, **own)
     build(make_decoder(tmp_path), tmp_path, quantization=said)
 
     graph = load_graph(tmp_path / "quantize/graph.onnx").graph
@@ -83,7 +83,7 @@ def test_weights_that_values_go_through_and_those_that_narrow_can_have_forms_of_
         forms[name] = (node.attributes["bits"].as_int(), node.attributes["block_size"].as_int())
     roles = ("q_proj", "k_proj", "v_proj", "c_proj", "c_fc", "c_out")
     wanted = dict(zip(roles, ((4, 128), (4, 128), (8, 16), (8, 16), (4, 32), (4, 64)), strict=True))
-    assert forms.pop("wte.weight") == (4, 32)
+    assert forms.pop("wte.weight") == (4, 256)
     assert forms == {name: wanted[name.split(".")[2]] for name in MATRICES}
 
 

@@ -1,7 +1,8 @@
-"""What a session has allocated -> pages of 2 MB, in which weights are read a fifth faster: fewer addresses to look up.
+"""What a session allocates -> pages of 2 MB, in which weights are read a fifth faster: fewer addresses to look up.
 
-Linux alone is asked, and only asked: where it has no such pages to give, or none without moving much about, the rest
-stays as it was. Moving weights takes as long as some dozens of tokens, so it goes on beside the first of them.
+Most of it is allocated in such pages (heap.py); what is not is moved into them. Linux alone is asked, and only asked:
+where it has no such pages to give, or none without moving much about, the rest stays as it was. Moving weights takes as
+long as some dozens of tokens, so it goes on beside the first of them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Timer
 from time import thread_time
+
+from qeffbuild.backends.onnxruntime.heap import grown_ahead
 
 _MAPS = Path("/proc/self/maps")
 _PAGE = 2 << 20
@@ -24,10 +27,11 @@ Regions = list[tuple[int, int]]
 
 
 @contextmanager
-def large_pages() -> Iterator[None]:
-    """What is allocated inside is on its way to large pages afterwards, as far as it fills them."""
+def large_pages(size: int) -> Iterator[None]:
+    """What is allocated inside, some `size` bytes, is in large pages, or on its way there as far as it fills them."""
     before = _anonymous()
-    yield
+    with grown_ahead(size):
+        yield
     if before:
         moving = Timer(_AFTER, collapse, (list(_new(_anonymous(), before)),))
         moving.daemon = True

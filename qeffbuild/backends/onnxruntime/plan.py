@@ -12,7 +12,7 @@ from qeffbuild.spec.types import BuildSpec
 
 _ROOM = "qeffbuild.backends.onnxruntime"
 _SESSION = f"{_ROOM}.session"  # packaging ends with a run in it
-_LOADING = tuple(f"{_ROOM}.{name}" for name in ("buffers", "pages", "rows", "session"))
+_LOADING = tuple(f"{_ROOM}.{name}" for name in ("buffers", "heap", "pages", "rows", "session"))
 _PREPACK = f"{_ROOM}.prepack"
 # By profile, bits, and whether a text makes good what large blocks lose: what a spec that says nothing of it gets.
 _BLOCKS: dict[tuple[str, int, str], dict[str, int]] = {
@@ -21,12 +21,14 @@ _BLOCKS: dict[tuple[str, int, str], dict[str, int]] = {
     ("small", 8, "text"): {"block_size": 128},
     ("small", 4, "none"): {"block_size": 128},
     ("small", 4, "text"): {"block_size": 256},
-    ("fast", 8, "none"): {"block_size": 64, "attention_block_size": 16, "down_block_size": 16},
+    ("fast", 8, "none"): {
+        "block_size": 64, "attention_block_size": 16, "down_block_size": 16, "head_block_size": 128,
+    },
     ("fast", 8, "text"): {"block_size": 128},
     ("fast", 4, "none"): {"block_size": 256, "attention_bits": 8},
     ("fast", 4, "text"): {"block_size": 256},
-}
-_SAID = ("block_size", "attention_bits", "attention_block_size", "query_block_size", "down_block_size")
+}  # fmt: skip
+_SAID = ("block_size", *quantizers.OWN_FORMS)
 _SMALL_TABLES = 8
 _GRAPH_CODE = ("qeffbuild.graph", "qeffbuild.graphs", "qeffbuild.signature")
 _GRAPH_TOOLS = ("ml-dtypes", "numpy", "onnx", "onnx-ir")

@@ -8,6 +8,7 @@ where packing gives that digest: with another processor or version the session p
 from __future__ import annotations
 
 import shutil
+from os import SEEK_CUR, SEEK_END
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import onnxruntime as ort
 from qeffbuild.graph.write import PAGE, SMALL
 
 _SAVED = "saved"
-_CHUNK = 1 << 24
+_LARGE = 2 << 20  # a piece of so much begins where a large page can, with a hole in front of it
+_CHUNK = 8 * _LARGE
 
 
 def prepack(graph: Path) -> dict[str, Any]:
@@ -65,7 +67,8 @@ def _entries(saved: onnx.ModelProto) -> dict[str, list[tuple[str, str]]]:
 def _add(graph: Path, data: Path, saved: Path, entries: dict[str, list[tuple[str, str]]]) -> dict[str, int]:
     model, before = onnx.load(graph, load_external_data=False), data.stat().st_size
     weights = 0
-    with saved.open("rb") as source, data.open("ab") as target:
+    with saved.open("rb") as source, data.open("r+b") as target:
+        target.seek(0, SEEK_END)
         for tensor in model.graph.initializer:
             if not any(entry.key == "location" and entry.value == data.name for entry in tensor.external_data):
                 continue  # inside the graph, or in another graph's file
@@ -79,8 +82,7 @@ def _add(graph: Path, data: Path, saved: Path, entries: dict[str, list[tuple[str
 
 
 def _copy(source: Any, target: Any, offset: int, length: int, checksum: int) -> str:
-    target.write(bytes(-target.tell() % PAGE))
-    place = target.tell()
+    place = target.seek(-target.tell() % (_LARGE if length >= _LARGE else PAGE), SEEK_CUR)
     source.seek(offset)
     while length_left := length - (target.tell() - place):
         target.write(source.read(min(_CHUNK, length_left)))

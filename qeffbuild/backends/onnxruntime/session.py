@@ -85,7 +85,8 @@ def _load_for_prompts(package: Package, said: Mapping[str, Any], threads: int | 
 def _load_for_decoding(package: Package, file: str, options: ort.SessionOptions) -> ort.InferenceSession:
     """All weights are read for each token, so where there are many it matters how fast memory is found."""
     data = (package.path / file).with_suffix(".data")
-    with large_pages() if data.is_file() and data.stat().st_size >= _MANY else nullcontext():
+    size = data.stat().st_size if data.is_file() else 0
+    with large_pages(size) if size >= _MANY else nullcontext():
         return _load(package, file, options)
 
 

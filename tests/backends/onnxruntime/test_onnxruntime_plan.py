@@ -43,6 +43,7 @@ def test_a_plain_spec_passes() -> None:
         ("quantization", {"method": "int8", "attention_block_size": 48}, "quantization.attention_block_size"),
         ("quantization", {"method": "int8", "query_block_size": 48}, "quantization.query_block_size"),
         ("quantization", {"method": "int8", "down_block_size": 48}, "quantization.down_block_size"),
+        ("quantization", {"method": "int8", "head_block_size": 48}, "quantization.head_block_size"),
         ("quantization", {"method": "fp8", "down_block_size": 32}, "quantization.down_block_size"),
         ("quantization", {"method": "int4", "attention_bits": 6}, "quantization.attention_bits"),
         ("quantization", {"method": "fp8", "attention_bits": 8}, "quantization.attention_bits"),
@@ -102,8 +103,8 @@ def test_what_values_go_through_and_what_narrows_is_finer_where_no_text_makes_up
 
     made = {step.name: step.params for step in steps(quantized, "export")}
 
-    words = ("block_size", "attention_block_size", "down_block_size")
-    assert [made["quantize"][word] for word in words] == [64, 16, 16]
+    words = ("block_size", "attention_block_size", "down_block_size", "head_block_size")
+    assert [made["quantize"][word] for word in words] == [64, 16, 16, 128]
     assert "attention_bits" not in made["quantize"]
     assert made["quantize[prefill]"]["values"] == "finer"
 

@@ -30,7 +30,7 @@ def in_large_pages(start: int) -> int:
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").is_file(), reason="Linux alone has large pages to ask for")
 def test_what_is_allocated_inside_keeps_its_content_in_larger_pages() -> None:
-    with large_pages():
+    with large_pages(SIZE):
         memory = mmap.mmap(-1, SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         array = np.frombuffer(memory, np.uint32)
         array[:] = np.arange(array.size)
