@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from qeffbuild.errors import StepError
+from qeffbuild.errors import SpecError, StepError
 from qeffbuild.executor.work import Work
 from qeffbuild.graph.files import load_graph, save_graph
 from qeffbuild.graph.weights import Folder, Weights, checkpoint_folder
@@ -43,6 +43,8 @@ def run(work: Work) -> None:
     fetched = json.loads((work.inputs["model"] / "model.json").read_text())["files"]
     checkpoint = checkpoint_folder(work.inputs["model"], work.leaves.get("model"))
 
+    exported = json.loads((work.inputs["exported"] / "export.json").read_text())
+    _fits(exported, work.params["specialization"]["ctx_len"])
     graphs = members(work.inputs["graph"])
     known = _write_graphs(graphs, work, checkpoint)
     packed = _prepack(graphs, work)
@@ -52,12 +54,23 @@ def run(work: Work) -> None:
         shutil.copyfile(scales, work.out / KV_SCALES)
     adapters = bring_adapters(work.inputs["exported"], work.out)
     write_provenance(work.out, work.params, fetched, known)
-    said = _manifest(graphs, work, facts, has_tokenizer)
+    said = _manifest(graphs, work, facts, exported, has_tokenizer)
     for member in graphs:
         if f"{member.name}.data" in packed:
             said["graphs"][member.name]["prepacked"] = packed[f"{member.name}.data"]
     package = write_manifest(work.out, said if adapters is None else {**said, "adapters": adapters}, known)
     _try_out(package, work)
+
+
+def _fits(exported: Mapping[str, Any], ctx_len: int) -> None:
+    longest = exported.get("longest_context")
+    if longest is not None and ctx_len > longest:
+        raise SpecError(
+            "spec.range",
+            f"specialization.ctx_len: {ctx_len}, but this model reads texts of more than {longest} tokens in a way "
+            "that its graph has not",
+            hint=f"at most {longest}",
+        )
 
 
 def _write_graphs(graphs: Sequence[Member], work: Work, checkpoint: Folder) -> dict[str, str]:
@@ -92,7 +105,9 @@ def _write_graph(
     return written
 
 
-def _manifest(graphs: Sequence[Member], work: Work, facts: Mapping[str, Any], has_tokenizer: bool) -> dict[str, Any]:
+def _manifest(
+    graphs: Sequence[Member], work: Work, facts: Mapping[str, Any], exported: Mapping[str, Any], has_tokenizer: bool
+) -> dict[str, Any]:
     said = {}
     for member in graphs:
         lowered = json.loads((work.inputs["graph"] / f"{member.prefix}lower.json").read_text())
@@ -109,7 +124,6 @@ def _manifest(graphs: Sequence[Member], work: Work, facts: Mapping[str, Any], ha
                 PREFILL: f"{member.name}.{PREFILL}.onnx",
                 f"{PREFILL}_has_blocks": lowered_too["has_blocks"],
             }
-    exported = json.loads((work.inputs["exported"] / "export.json").read_text())
     return {
         "backend": work.params["backend"],
         "task": facts["task"],

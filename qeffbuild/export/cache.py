@@ -122,6 +122,8 @@ def _layer_like(layer: Any, cache: RetainedCache) -> Any:
     if isinstance(layer, DummyLayer):
         return DummyLayer()
     is_sliding = bool(getattr(layer, "is_sliding", False))
+    if type(layer).__module__ != CacheLayerMixin.__module__:
+        return _with_its_methods(layer, cache, is_sliding=is_sliding)
     if not isinstance(layer, LinearAttentionCacheLayerMixin):
         return RetainedLayer(cache, is_sliding=is_sliding)
     made = RecurrentLayer.__new__(RecurrentLayer)
@@ -132,3 +134,20 @@ def _layer_like(layer: Any, cache: RetainedCache) -> Any:
         setattr(made, name, dict(getattr(layer, name)))
     made.has_previous_state = dict.fromkeys(range(layer.number_of_states), True)
     return made
+
+
+def _with_its_methods(layer: Any, cache: RetainedCache, *, is_sliding: bool) -> Any:
+    """A layer of a family's own kind, which its modeling file asks for more than keys and values."""
+    own = type(layer)
+    # (By `_layer_type` transformers would take this class for its own caches.)
+    kind: Any = type(f"Retained{own.__name__}", (RetainedLayer, own), {"_layer_type": None})
+    made = kind.__new__(kind)
+    vars(made).update({name: _emptied(value) for name, value in vars(layer).items()})
+    made.cache, made.is_sliding, made.is_initialized = cache, is_sliding, True
+    return made
+
+
+def _emptied(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _emptied(item) for key, item in value.items()}
+    return None if isinstance(value, torch.Tensor) else value

@@ -38,6 +38,8 @@ class Decoder(nn.Module):
         states: Sequence[torch.Tensor],
     ) -> tuple[torch.Tensor, ...]:
         torch._check(position_ids.shape[1] == input_ids.shape[1])
+        torch._check(position_ids.shape[0] == input_ids.shape[0])
+        torch._check(logits_index.shape[0] == input_ids.shape[0])
         ctx_len = self._one_symbol_each(input_ids, states)
         if self.recipe.recompute:
             return self._all_again(input_ids, position_ids, logits_index, states[0])
@@ -110,7 +112,7 @@ class Decoder(nn.Module):
 
 
 def without_cache(model: nn.Module) -> dict[str, bool]:
-    return {"use_cache": False} if accepts(model, "use_cache") else {}
+    return {name: False for name in ("use_cache", "use_mems") if accepts(model, name)}
 
 
 def _gather(rows: torch.Tensor, index: torch.Tensor) -> torch.Tensor:

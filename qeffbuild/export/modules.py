@@ -18,6 +18,8 @@ from qeffbuild.export import ops, translations
 from qeffbuild.export.adapted import adapted
 from qeffbuild.export.interfaces import AttentionChoice, interfaces, use
 from qeffbuild.export.layers import Layers, named_on
+from qeffbuild.export.shrink import positions
+from qeffbuild.export.sizes import CTX_LEN, FixedAxis, contexts, longest_context
 from qeffbuild.export.tidy import tidy
 from qeffbuild.export.trace import OPSET, SYMBOL
 from qeffbuild.export.transformers_patches import to_onnx_program, traceable
@@ -128,6 +130,9 @@ def _traced(asked: Traceable, model: Any, attention: str, choice: AttentionChoic
     example, free = asked.example(), tuple(_free_axes(asked.taken))
     with interfaces(choice), adapted(model), traceable(model):
         program = torch.export.export(asked.module, example, dynamic_shapes={"tensors": free}, strict=False)
+    longest, why = longest_context(program, [tensor.axes for tensor in asked.taken], _tried(asked, model))
+    if longest is not None:
+        raise FixedAxis(why)
     outputs = [*asked.outputs, *(state.output for state in asked.states)]
     made = to_onnx_program(
         program,
@@ -139,6 +144,15 @@ def _traced(asked: Traceable, model: Any, attention: str, choice: AttentionChoic
     )
     _name_axes(made.model.graph, asked.taken)
     return made.model
+
+
+def _tried(asked: Traceable, model: Any) -> dict[str, Sequence[int]]:
+    """Sizes for the free axes. What is read as a whole, its tokens or samples, may be as long as a context."""
+    tried = contexts(positions(model.config))
+    has_context = any(CTX_LEN in tensor.axes for tensor in asked.states)
+    if not has_context:
+        tried |= {"seq_len": tried[CTX_LEN]}
+    return {**tried, **{name: (size, 2 * size + 1, 11 * size) for name, size in (asked.sizes or {}).items()}}
 
 
 def _free_axes(tensors: Iterable[Tensor | State]) -> Iterable[dict[int, Any]]:

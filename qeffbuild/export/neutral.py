@@ -34,7 +34,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """How the graph was made; export.json. `all_layers_because` is null where layers were copied."""
+    """How the graph was made; export.json. `all_layers_because` is null where layers were copied.
+
+    `longest_context` is null but for a model that goes another way when a text is longer, which the graph has not.
+    """
 
     model_type: str
     model_class: str
@@ -45,6 +48,7 @@ class Report:
     layers_traced: int
     all_layers_because: str | None
     decomposed_because: str | None
+    longest_context: int | None
     rejected_recipes: tuple[tuple[str, str], ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -76,6 +80,7 @@ class _Graph:
     layers_traced: int
     all_layers_because: str | None
     decomposed_because: str | None
+    longest_context: int | None
 
 
 @settled()
@@ -113,6 +118,8 @@ def export(
         progress(0.9, "writing")
         if recipe.recompute:
             log.warning("this model's own cache is of no use (%s): each step computes the whole text", rejected[0][1])
+        if graph.longest_context is not None:
+            log.warning("the graph holds for texts of up to %s tokens: the model does otherwise", graph.longest_context)
         report = _report(facts["config"]["model_type"], recipe, choice, error, graph, rejected)
         write_all([(graph.model, _signature(graph))], report.as_json(), out)
         return report
@@ -167,7 +174,7 @@ def _graph(
 
 
 def _traced(weightless: Weightless, recipe: Recipe, choice: AttentionChoice) -> _Graph:
-    made, form, reason = _trace(weightless.model, weightless.mode, recipe, choice)
+    (made, longest), form, reason = _trace(weightless.model, weightless.mode, recipe, choice)
     states = form.states
     for alike in weightless.stacks:
         own = {name: spec.layer for spec in states if form.layers for name in (spec.name, spec.output)}
@@ -185,6 +192,7 @@ def _traced(weightless: Weightless, recipe: Recipe, choice: AttentionChoice) -> 
         layers_traced=traced,
         all_layers_because=None,
         decomposed_because=reason,
+        longest_context=longest,
     )
 
 
@@ -196,8 +204,10 @@ def _layers(config: Any, form: CacheForm) -> int:
     return len(form.layers) or config.get_text_config(decoder=True).num_hidden_layers
 
 
-def _trace(model: Any, mode: Any, recipe: Recipe, choice: AttentionChoice) -> tuple[ir.Model, CacheForm, str | None]:
-    """The graph, tidied; by decompositions only where it is not to be had without them, and then why."""
+def _trace(
+    model: Any, mode: Any, recipe: Recipe, choice: AttentionChoice
+) -> tuple[tuple[ir.Model, int | None], CacheForm, str | None]:
+    """What `trace` gives, tidied; by decompositions only where it is not to be had without them, and then why."""
     use(model, "eager")
     with mode, interfaces(choice), adapted(model):
         form = text_kept() if recipe.recompute else probe(model)
@@ -205,14 +215,14 @@ def _trace(model: Any, mode: Any, recipe: Recipe, choice: AttentionChoice) -> tu
     reason = None
     try:
         with mode:
-            made = trace(decoder, choice, decompose=False)
+            made, longest = trace(decoder, choice, decompose=False)
     except torch.onnx.OnnxExporterError as error:
         reason = explain(error)
         log.debug("decomposing", exc_info=True)
         with mode:
-            made = trace(decoder, choice, decompose=True)
+            made, longest = trace(decoder, choice, decompose=True)
     tidy(made.graph, str(model.dtype).removeprefix("torch."))
-    return made, form, reason
+    return (made, longest), form, reason
 
 
 def _report(
@@ -235,6 +245,7 @@ def _report(
         layers_traced=graph.layers_traced,
         all_layers_because=graph.all_layers_because,
         decomposed_because=graph.decomposed_because,
+        longest_context=graph.longest_context,
         rejected_recipes=tuple(rejected),
     )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from qeffbuild.errors import ModelError
 
 # Where models' own code lies: transformers' folder of families, and its cache of the code that model folders bring.
-_MODELING = re.compile(r"[/\\](transformers[/\\]models|transformers_modules)[/\\]")
+MODELING = re.compile(r"[/\\](transformers[/\\]models|transformers_modules)[/\\]")
 _BY_DATA = re.compile(
     r"data-dependent|DataDependent|GuardOnDataDependent|unbacked|Could not (guard|extract)|\.item\(\)|non-static"
 )
@@ -75,7 +75,7 @@ def _first_cause(reason: BaseException) -> BaseException:
 
 
 def _place(reason: BaseException) -> traceback.FrameSummary | None:
-    places = [frame for frame in traceback.extract_tb(reason.__traceback__) if _MODELING.search(frame.filename)]
+    places = [frame for frame in traceback.extract_tb(reason.__traceback__) if MODELING.search(frame.filename)]
     return places[-1] if places else None
 
 

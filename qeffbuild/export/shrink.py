@@ -9,10 +9,11 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-HEADS, KV_HEADS, EXPERTS, WORDS, WIDTH, WINDOW, POSITIONS = 4, 2, 4, 256, 64, 8, 64
+HEADS, KV_HEADS, EXPERTS, WORDS, WIDTH, WINDOW, BLOCK, POSITIONS = 4, 2, 4, 256, 64, 8, 4, 64
 MOST_PARAMETERS = 60_000_000
 
 # Each family has its own words for the same size; transformers maps some of them onto one another, not all.
@@ -43,7 +44,11 @@ EXPERT_NAMES = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num
 CHOSEN_NAMES = ("num_experts_per_tok", "moe_topk", "moe_k", "num_experts_per_token", "experts_per_token")
 POSITION_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx")
 EXPERT_GROUP_NAMES, CHOSEN_GROUP_NAMES = ("n_group", "num_expert_group"), ("topk_group", "topk_expert_group")
-WINDOW_NAMES = ("sliding_window", "attention_chunk_size", "local_attention")
+# How far a token looks, and how many tokens or blocks are chosen for it: where that is more than the text of the check
+# has, nothing is chosen and nothing out of sight, and a trace that leaves the choice away would seem right.
+SPANS = re.compile(r"window|topk|budget|extent|local_attention|attention_chunk_size")
+BLOCKS = re.compile(r"compress_rat|block_size")
+NO_SPANS = re.compile(r"layer|pattern|group|moe|expert|norm|method|prefix|probs")
 # Of state-space layers: heads, width of a head, inner width as a multiple of the hidden size or by itself, groups.
 INNER_HEAD_NAMES = ("mamba_n_heads", "n_mamba_heads", "mamba_num_heads", "num_heads")
 INNER_WIDTH_NAMES = ("mamba_d_head", "mamba_headdim", "mamba_head_dim", "head_dim")
@@ -80,8 +85,7 @@ def small(said: Mapping[str, Any], full: Any) -> dict[str, Any]:
     for name in CHOSEN_NAMES:
         _at_most(config, full, name, 2)
     _fewer_groups(config, full)
-    for name in WINDOW_NAMES:
-        _at_most(config, full, name, WINDOW)
+    _shorter_spans(config, full)
     for name in VOCABULARY_NAMES:
         _at_most(config, full, name, WORDS)
     for name in TOKEN_NAMES:
@@ -98,6 +102,12 @@ def small(said: Mapping[str, Any], full: Any) -> dict[str, Any]:
             config[name] = copy.deepcopy(said)
             _fewer_layers(config[name], part)
     return config
+
+
+def positions(full: Any) -> int | None:
+    """How many a model has by its configuration; None where it does not say."""
+    found = _size(full.get_text_config(decoder=True), POSITION_NAMES)
+    return None if found is None else found[1]
 
 
 def _size(full: Any, names: tuple[str, ...]) -> tuple[str, int] | None:
@@ -204,6 +214,20 @@ def _fewer_heads(config: dict[str, Any], full: Any) -> None:
         config[hidden_name] = min(width, WIDTH * 2)
         return
     config[hidden_name] = width // count * config[head_name]
+
+
+def _shorter_spans(config: dict[str, Any], full: Any) -> None:
+    """A window of a few tokens; blocks of fewer, of which two are chosen."""
+    names = [name for name in vars(full) if not NO_SPANS.search(name)]
+    blocks = [name for name in names if BLOCKS.search(name)]
+    for name in blocks:
+        _at_most(config, full, name, BLOCK)
+        rates = _said(full, name)
+        if isinstance(rates, dict):
+            config[name] = {kind: min(rate, BLOCK) for kind, rate in rates.items()}
+    for name in names:
+        if SPANS.search(name) and name not in blocks:
+            _at_most(config, full, name, 2 if blocks and "topk" in name else WINDOW)
 
 
 def _fewer_groups(config: dict[str, Any], full: Any) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-from transformers.cache_utils import Cache, EncoderDecoderCache
+from transformers.cache_utils import Cache, CacheLayerMixin, EncoderDecoderCache
 
 from qeffbuild.signature import State
 
@@ -43,7 +43,7 @@ class StateSpec:
 
     layer: int
     attribute: str
-    index: int | None = None
+    index: int | str | None = None
     shape: tuple[int, ...]
     dtype: torch.dtype
     batch_axis: int
@@ -56,7 +56,8 @@ class StateSpec:
 
     @property
     def name(self) -> str:
-        return f"past_{self.kind}{self.index or ''}.{self.layer}"
+        among = f"_{self.index}" if isinstance(self.index, str) else self.index or ""
+        return f"past_{self.kind}{among}.{self.layer}"
 
     def read(self, layers: Sequence[Any]) -> torch.Tensor:
         held = getattr(layers[self.layer], self.attribute)
@@ -138,9 +139,10 @@ def accepts(module: nn.Module, name: str) -> bool:
 @torch.no_grad()
 def probe(model: nn.Module) -> CacheForm:
     """Run the model at (batch, tokens) = (1, 3) and (2, 5) and compare the caches that come back."""
-    with watched(model) as users:
-        base = _cache_after(model, 1, 3)
-    grown = _cache_after(model, 2, 5)
+    with _lengths_of_all():
+        with watched(model) as users:
+            base = _cache_after(model, 1, 3)
+        grown = _cache_after(model, 2, 5)
     states = []
     for index, layer in enumerate(base.layers):
         for name, key, tensor in _tensors(layer):
@@ -159,7 +161,7 @@ def _loops(states: Sequence[StateSpec], users: Mapping[tuple[str, int, int], str
     """Each module with the states that it alone uses and that are replaced whole."""
     by_path: dict[str, list[StateSpec]] = {}
     for spec in states:
-        if spec.index is None:
+        if not isinstance(spec.index, int):
             continue
         user = users.get((spec.attribute, spec.layer, spec.index))
         if user is None:
@@ -203,6 +205,30 @@ def watched(model: nn.Module) -> Iterator[dict[tuple[str, int, int], str]]:
         popped.remove()
 
 
+@contextlib.contextmanager
+def _lengths_of_all() -> Iterator[None]:
+    """Inside the block, a cache of nothing but carried states says how long the text is, too.
+
+    Models with some layers of attention ask for it, and so do those of their configurations that have none.
+    """
+    own_length, own_sizes = Cache.get_seq_length, Cache.get_mask_sizes
+
+    def has_keys(cache: Cache) -> bool:
+        return any(isinstance(layer, CacheLayerMixin) for layer in cache.layers)
+
+    def length(cache: Cache, layer_idx: int = 0) -> Any:
+        return own_length(cache, layer_idx) if has_keys(cache) else 0
+
+    def sizes(cache: Cache, query_length: int, layer_idx: int = 0) -> Any:
+        return own_sizes(cache, query_length, layer_idx) if has_keys(cache) else (query_length, 0)
+
+    Cache.get_seq_length, Cache.get_mask_sizes = length, sizes  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        Cache.get_seq_length, Cache.get_mask_sizes = own_length, own_sizes  # type: ignore[method-assign]
+
+
 def _cache_after(model: nn.Module, batch: int, tokens: int) -> Cache:
     arguments: dict[str, Any] = {"input_ids": torch.ones(batch, tokens, dtype=torch.long), "use_cache": True}
     if accepts(model, "position_ids"):
@@ -218,7 +244,7 @@ def _cache_after(model: nn.Module, batch: int, tokens: int) -> Cache:
     return cache
 
 
-def _tensors(layer: Any) -> Iterator[tuple[str, int | None, torch.Tensor]]:
+def _tensors(layer: Any) -> Iterator[tuple[str, int | str | None, torch.Tensor]]:
     """Each tensor that a layer of the cache holds, with its key where it holds several under one name."""
     for name, value in vars(layer).items():
         if isinstance(value, torch.Tensor) and value.dim() > 0:

@@ -6,6 +6,7 @@ Batch, tokens, context and number of logits are free; everything else is fixed b
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import onnx_ir as ir
@@ -15,7 +16,10 @@ from qeffbuild.export import ops, translations
 from qeffbuild.export.adapted import adapted
 from qeffbuild.export.decoder import INPUTS, Decoder
 from qeffbuild.export.interfaces import AttentionChoice, interfaces, use
+from qeffbuild.export.shrink import positions
+from qeffbuild.export.sizes import FixedAxis, contexts, longest_context
 from qeffbuild.export.transformers_patches import to_onnx_program, traceable
+from qeffbuild.signature import Axis
 
 OPSET = 20
 # No two alike and none 0 or 1, so that no size is taken for another or for a constant.
@@ -23,17 +27,18 @@ BATCH, TOKENS, LOGITS, CTX_LEN = 2, 3, 5, 24
 SYMBOL = re.compile(r"[su]\d+")
 
 
-class FixedAxis(Exception):
-    """The trace holds for one size only; the message says of what."""
+def trace(decoder: Decoder, choice: AttentionChoice, *, decompose: bool) -> tuple[ir.Model, int | None]:
+    """One graph for prefill and decode, and the longest context that it holds for, if there is one.
 
-
-def trace(decoder: Decoder, choice: AttentionChoice, *, decompose: bool) -> ir.Model:
-    """One graph for prefill and decode. Scopes stay in the nodes' metadata: `layers` finds the layers by them."""
+    Scopes stay in the nodes' metadata: `layers` finds the layers by them.
+    """
     specs = decoder.form.states
     use(decoder.model, decoder.recipe.attention)
     with interfaces(choice), adapted(decoder.model), traceable(decoder.model):
         program = torch.export.export(decoder, _example(decoder), dynamic_shapes=_free_axes(decoder), strict=False)
-    _check_free(program, decoder)
+    longest, why = longest_context(program, list(_axes(decoder)), contexts(positions(decoder.model.config)))
+    if longest is not None and not decoder.recipe.recompute:
+        raise FixedAxis(why)
     names = [*INPUTS, *(spec.name for spec in specs)]
     outputs = ["logits", *(spec.output for spec in specs)]
     made = to_onnx_program(
@@ -45,7 +50,7 @@ def trace(decoder: Decoder, choice: AttentionChoice, *, decompose: bool) -> ir.M
         decompose=decompose,
     )
     _name_axes(made.model.graph, decoder)
-    return made.model
+    return made.model, longest
 
 
 def _example(decoder: Decoder) -> tuple[Any, ...]:
@@ -86,14 +91,10 @@ def _name_axes(graph: ir.Graph, decoder: Decoder) -> None:
             value.shape = ir.Shape([_named(axis, names) for axis in value.shape])
 
 
-def _check_free(program: torch.export.ExportedProgram, decoder: Decoder) -> None:
-    """Code that counts its way along an axis fixes the axis, and the trace goes on as if nothing had happened."""
-    made = {node.name: node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"}
-    states = [made[name] for name in program.graph_signature.user_inputs][len(INPUTS) :]
-    for spec, state in zip(decoder.form.states, states, strict=True):
-        size = None if spec.ctx_axis is None else state.shape[spec.ctx_axis]
-        if size is not None and (isinstance(size, int) or size.node.expr.is_number):
-            raise FixedAxis(f"the model's code counts along the context in Python, which fixes it to {size}")
+def _axes(decoder: Decoder) -> Iterator[tuple[Axis, ...]]:
+    """What the axes of the inputs are called, in the order of the inputs."""
+    yield from (("batch_size", "seq_len"), ("batch_size", "seq_len"), ("batch_size", "num_logits"))
+    yield from (spec.signed().axes for spec in decoder.form.states)
 
 
 def _named(axis: int | ir.SymbolicDim, names: dict[str, str]) -> int | str | None:

@@ -20,11 +20,13 @@ import torch
 from torch import nn
 
 from qeffbuild.errors import AbsentError
+from qeffbuild.export.reasons import MODELING
 from qeffbuild.export.rewrites import rewrite
 
 try:
     from onnxscript.function_libs.torch_lib import ops as _filled  # noqa: F401  the registry, by being imported
     from onnxscript.function_libs.torch_lib.registration import default_registry
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
     from torch.onnx._internal.exporter import _core
     from torch.onnx._internal.exporter._registration import OnnxDecompMeta, ONNXRegistry
     from torch.onnx._internal.exporter._torchlib._torchlib_registry import get_torchlib_ops
@@ -57,8 +59,12 @@ Translations = Mapping[Any, Callable[..., Any]]
 def traceable(model: nn.Module) -> Iterator[None]:
     """transformers' own replacements of what torch.export cannot trace, for the length of the block."""
     # Where each node comes from in the sources is read by nobody, so it is not looked up.
-    untraced = exporter_utils.patch_attribute(torch.fx.config, "do_not_emit_stack_traces", lambda before: True)
-    with torch.no_grad(), _patched("dynamo"), _patched("onnx"), exporter_dynamo.reset_model_state(model), untraced:
+    ours = [
+        (torch.fx.config, "do_not_emit_stack_traces", lambda before: True),
+        (ShapeEnv, "_get_user_frame", _line_of_model),
+    ]
+    told = exporter_utils.patch_attributes(ours)
+    with torch.no_grad(), _patched("dynamo"), _patched("onnx"), exporter_dynamo.reset_model_state(model), told:
         yield
 
 
@@ -88,6 +94,18 @@ def to_onnx_program(
     exporter_onnx._name_graph_outputs(made.model.graph, output_names)
     exporter_onnx.apply_onnx_ir_fixes(made)
     return made
+
+
+def _line_of_model(before: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Where something was asked about a size: the line of the model's own code, if any of it is running."""
+
+    def frame(env: Any) -> Any:
+        found: Any = sys._getframe(1)
+        while found is not None and not MODELING.search(found.f_code.co_filename):
+            found = found.f_back
+        return found or before(env)
+
+    return frame
 
 
 def conversion_mapping(model: Any) -> list[Any]:

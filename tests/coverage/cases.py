@@ -148,6 +148,11 @@ CASES: list[tuple[str, dict[str, Any]]] = [
         ffn_config={"hidden_size": 48, "ffn_hidden_size": 40, "moe_num_experts": 3, "moe_top_k": 1, "moe_normalize_expert_weights": None})),
     ("gpt_neo", dict(window_size=3, num_layers=3, attention_types=[[["local", "global", "local"], 1]], num_heads=5,
         hidden_size=60, max_position_embeddings=96)),
+    ("deepseek_v32", dict(index_topk=32)),
+    ("minimax_m3_vl_text", dict(layer_types=["full_attention", "minimax_m3_sparse"], index_block_size=16,
+        index_topk_blocks=3, index_local_blocks=1, index_n_heads=4, index_head_dim=16)),
+    ("deepseek_v4", dict(index_topk=512)),
+    ("bailing_hybrid", dict(layer_types=["linear_attention"] * 2)),
 ]
 # fmt: on
 

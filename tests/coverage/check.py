@@ -1,16 +1,19 @@
 """One configuration -> what became of it: a small random model through the real steps, run beside PyTorch.
 
 The reference is the model itself in PyTorch, eager and in float32. Rows of unlike length are prefilled whole, prefilled
-in chunks, and decoded for 8 given tokens; logits are compared at every step, relative to their spread. That is done
-with the portable graph, and where it is asked for also in the session and the form that a package runs in.
+in chunks, and decoded for 8 given tokens; logits are compared at every step, relative to their spread. Longer rows than
+any window, chunk or block of a small model go in chunks, too. That is done with the portable graph, and where it is
+asked for also in the session and the form that a package runs in.
 """
 
 from __future__ import annotations
 
 import copy
+import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Protocol, cast
@@ -26,6 +29,7 @@ from qeffbuild.cloud_ai_100.lower import lower as lower_qaic
 from qeffbuild.errors import QeffBuildError
 from qeffbuild.export import export
 from qeffbuild.export.decoder import without_cache
+from qeffbuild.export.shrink import positions
 from qeffbuild.export.skeleton import small_model
 from qeffbuild.graph.chunked import NotChunked
 from qeffbuild.graph.files import load_graph, save_graph
@@ -54,12 +58,36 @@ class Text:
         return [len(row) for row in self.rows]
 
 
+def _long_row(length: int, step: int) -> tuple[int, ...]:
+    return tuple(6 + place * step % 240 for place in range(length))
+
+
+LONG = Text(rows=(_long_row(200, 37), _long_row(141, 91)), decoded=(101, 35, 222), ctx_len=300, chunk=77)
 TEXT = Text(
     rows=((17, 230, 41, 99, 43, 180, 64, 57, 121, 55, 210, 33, 87), (140, 59, 77, 201, 118)),
     decoded=(101, 35, 222, 60, 143, 112, 190, 34),
     ctx_len=32,
     chunk=5,
 )
+
+
+# What a model says to each row of each text.
+Said = list[list[np.ndarray]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Texts:
+    short: Text
+    long: Text | None
+
+    def within(self, most: int | None) -> Texts:
+        """Without the long one, where a model has positions for so many tokens only."""
+        fits = self.long is not None and (most is None or most >= self.long.ctx_len)
+        return self if fits else Texts(short=self.short, long=None)
+
+    def said_by(self, say: Callable[[Sequence[int], Sequence[int]], np.ndarray]) -> Said:
+        texts = [text for text in (self.short, self.long) if text is not None]
+        return [[say(row, text.decoded) for row in text.rows] for text in texts]
 
 
 @dataclass(slots=True)
@@ -87,7 +115,7 @@ class Check:
 
 def check(model_type: str, folder: Path) -> Check:
     """Everything about one type; what goes wrong is written down, not raised."""
-    return check_configuration(model_type, lambda: tiny_config(model_type, VOCABULARY, END), folder)
+    return check_configuration(model_type, lambda: tiny_config(model_type, VOCABULARY, END), folder, long=LONG)
 
 
 def check_configuration(
@@ -98,15 +126,17 @@ def check_configuration(
     *,
     as_packaged: bool = False,
     written: Mapping[str, Any] | None = None,
+    long: Text | None = None,
 ) -> Check:
     """The same for the configuration that `make` makes; `as_packaged` asks for the session of a package, too.
 
-    `written` is config.json in words of its own, and says in which dtype the weights are stored.
+    `written` is config.json in words of its own, and says in which dtype the weights are stored. `long` is run where
+    the model has positions for it.
     """
     torch.set_num_threads(1)
     said = Check(model_type)
     try:
-        _run(said, make(), folder, text, as_packaged, written or {})
+        _run(said, make(), folder, Texts(short=text, long=long), as_packaged, written or {})
     except QeffBuildError as problem:
         said.reason = problem.message
     except Exception as problem:
@@ -120,13 +150,14 @@ def reason_of(problem: Exception) -> str:
     return f"{type(problem).__name__}: {first[0] if first else ''}"
 
 
-def _run(said: Check, config: Any, folder: Path, text: Text, as_packaged: bool, written: Mapping[str, Any]) -> None:
+def _run(said: Check, config: Any, folder: Path, texts: Texts, as_packaged: bool, written: Mapping[str, Any]) -> None:
     said.stage = "model"
     model = small_model(config)
     stored = _stored(model, getattr(torch, str(written.get("dtype") or "float32")))
     said.model_class = type(model).__name__
     said.stage = "reference"
-    wanted = [_reference(model, (*row, *text.decoded)) for row in text.rows]
+    texts = texts.within(positions(config))
+    wanted = texts.said_by(partial(_reference, model))
     said.stage = "facts"
     stored.save_pretrained(folder)
     config.save_pretrained(folder)  # a text model of several parts would be saved as one of its own type
@@ -137,6 +168,7 @@ def _run(said: Check, config: Any, folder: Path, text: Text, as_packaged: bool, 
     said.stage = "export"
     report = export(facts.as_json(), folder)
     said.mechanism = report.recipe
+    texts = texts.within(report.longest_context)
     signature = IoSignature.load(folder / "io.json")
     said.states = sorted({state.kind for state in signature.states})
     said.qaic = _lowered_for_qaic(folder, signature)
@@ -145,29 +177,38 @@ def _run(said: Check, config: Any, folder: Path, text: Text, as_packaged: bool, 
     if as_packaged:
         runners.append(Packaged(folder, signature))
     said.stage = "run"
-    for runner in runners:
-        _compare(said, runner, wanted, text)
+    _compare_all(said, runners, wanted, texts)
     said.stage = "done"
     if not said.holds():
-        _ask_again(said, model, runners, wanted, text)
+        _ask_again(said, model, runners, wanted, texts)
 
 
-def _ask_again(said: Check, model: Any, runners: list[Runner], wanted: list[np.ndarray], text: Text) -> None:
+def _compare_all(said: Check, runners: list[Runner], wanted: Said, texts: Texts) -> None:
+    for runner in runners:
+        _compare(said, runner, wanted[0], texts.short)
+        if texts.long is not None:
+            _compare_long(said, runner, wanted[1], texts.long)
+
+
+def _ask_again(said: Check, model: Any, runners: list[Runner], wanted: Said, texts: Texts) -> None:
     """Whether PyTorch says the same with a cache as without, and in float64 as in float32."""
     if said.tokens_equal:
-        exact = [_exactly(model, (*row, *text.decoded)) for row in text.rows]
-        said.noise = max(_error(ours, theirs) for ours, theirs in zip(wanted, exact, strict=True))
+        exact = texts.said_by(partial(_exactly, model))
+        said.noise = _apart(wanted, exact)
         said.reason = f"PyTorch's float32 is itself {said.noise:.0e} from its float64"
     if not said.holds():
         # Some models say something else with a cache than without; then what they say with it is what is wanted.
         again = Check(said.model_type, stage="done")
-        cached = [_cached(model, row, text.decoded) for row in text.rows]
-        for runner in runners:
-            _compare(again, runner, cached, text)
+        cached = texts.said_by(partial(_cached, model))
+        _compare_all(again, runners, cached, texts)
         if again.holds():
             said.errors, said.tokens_equal = again.errors, True
-            apart = max(_error(ours, theirs) for ours, theirs in zip(cached, wanted, strict=True))
-            said.reason = f"PyTorch itself differs by {apart:.0e} with and without its cache"
+            said.reason = f"PyTorch itself differs by {_apart(cached, wanted):.0e} with and without its cache"
+
+
+def _apart(some: Said, others: Said) -> float:
+    pairs = zip(itertools.chain(*some), itertools.chain(*others), strict=True)
+    return max(_error(ours, theirs) for ours, theirs in pairs)
 
 
 @torch.no_grad()
@@ -181,17 +222,17 @@ def _stored(model: Any, dtype: torch.dtype) -> Any:
 
 
 @torch.no_grad()
-def _reference(model: Any, row: Sequence[int]) -> np.ndarray:
-    return model(input_ids=torch.tensor([row]), **without_cache(model)).logits[0].numpy()
+def _reference(model: Any, row: Sequence[int], decoded: Sequence[int]) -> np.ndarray:
+    return model(input_ids=torch.tensor([[*row, *decoded]]), **without_cache(model)).logits[0].numpy()
 
 
 @torch.no_grad()
-def _exactly(model: Any, row: Sequence[int]) -> np.ndarray:
+def _exactly(model: Any, row: Sequence[int], decoded: Sequence[int]) -> np.ndarray:
     wide = copy.deepcopy(model).double()
     for module in wide.modules():
         if hasattr(module, "config"):
             module.config._experts_implementation_internal = "eager"
-    return wide(input_ids=torch.tensor([row]), **without_cache(wide)).logits[0].numpy()
+    return wide(input_ids=torch.tensor([[*row, *decoded]]), **without_cache(wide)).logits[0].numpy()
 
 
 @torch.no_grad()
@@ -315,18 +356,34 @@ def _compare(said: Check, runner: Runner, wanted: list[np.ndarray], text: Text) 
         logits = runner.step([[token]] * count, [length + step for length in lengths])
         for row, length in enumerate(lengths):
             note("decode", logits[row, 0], wanted[row][length + step])
-    # In chunks, the last of which hold nothing for the shorter rows.
+    for ours, theirs in _in_chunks(runner, wanted, text, text.decoded[:1]):
+        note("chunked", ours, theirs)
+    said.tokens_equal = all(equal)
+
+
+def _compare_long(said: Check, runner: Runner, wanted: list[np.ndarray], text: Text) -> None:
+    for ours, theirs in _in_chunks(runner, wanted, text, text.decoded):
+        said.errors["long"] = max(said.errors.get("long", 0.0), _error(ours, theirs))
+        said.tokens_equal &= bool((ours.argmax(-1) == theirs.argmax(-1)).all())
+
+
+def _in_chunks(
+    runner: Runner, wanted: list[np.ndarray], text: Text, decoded: Sequence[int]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Logits beside those that are wanted: of the prompt's chunks, the last of which hold nothing for shorter rows,
+    and of single tokens behind it."""
+    lengths, count = text.lengths, len(text.rows)
     runner.begin(count, text.ctx_len)
     for start in range(0, max(lengths), text.chunk):
         chunk = [row[start : start + text.chunk] for row in text.rows]
         logits = runner.step(chunk, [start] * count)
         for row, tokens in enumerate(chunk):
             if tokens:
-                note("chunked", logits[row, : len(tokens)], wanted[row][start : start + len(tokens)])
-    logits = runner.step([text.decoded[:1]] * count, lengths)
-    for row, length in enumerate(lengths):
-        note("chunked", logits[row, 0], wanted[row][length])
-    said.tokens_equal = all(equal)
+                yield logits[row, : len(tokens)], wanted[row][start : start + len(tokens)]
+    for step, token in enumerate(decoded):
+        logits = runner.step([[token]] * count, [length + step for length in lengths])
+        for row, length in enumerate(lengths):
+            yield logits[row, 0], wanted[row][length + step]
 
 
 def _error(ours: np.ndarray, wanted: np.ndarray) -> float:

@@ -10,7 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from cases import CASES, made, named, text
-from check import check_configuration
+from check import LONG, TOLERANCE, check_configuration
 from draw import drawn
 from vary import IMPOSSIBLE, NOT_CAUSAL, varied_once
 from whole import exported_whole
@@ -18,6 +18,8 @@ from whole import exported_whole
 # A rope that stretches, heads that are no power of two under linear biases, every expert chosen, a window of one.
 QUICK = {2, 7, 15}
 WINDOWED = next(number for number, (family, _) in enumerate(CASES) if family == "gpt_neo")
+# From here on: tokens or blocks that an indexer chooses, and windows of many tokens, of which a short text has none.
+CHOOSING = next(number for number, (family, _) in enumerate(CASES) if family == "deepseek_v32")
 DRAWN = ("llama", "gemma3_text", "mixtral", "falcon", "deepseek_v3", "qwen3_next", "mamba2", "bloom")
 WHOLE = ("deepseek_v3", "stablelm", "bart", "jamba")
 
@@ -27,9 +29,21 @@ WHOLE = ("deepseek_v3", "stablelm", "bart", "jamba")
     [pytest.param(n, marks=() if n in QUICK else pytest.mark.long, id=named(n)) for n in range(len(CASES))],
 )
 def test_an_odd_configuration_says_what_pytorch_says(number, tmp_path):
-    said = check_configuration(CASES[number][0], lambda: made(number), tmp_path, text(number), as_packaged=True)
+    family = CASES[number][0]
+    long = LONG if number >= CHOOSING else None
+
+    said = check_configuration(family, lambda: made(number), tmp_path, text(number), as_packaged=True, long=long)
 
     assert said.stage == "done", said.reason
+    assert said.holds(), said.errors
+
+
+@pytest.mark.slow
+def test_what_is_chosen_for_a_token_is_chosen_in_longer_texts_than_the_trace_saw(tmp_path):
+    said = check_configuration("minimax_m3_vl_text", lambda: made(CHOOSING + 1), tmp_path, long=LONG)
+
+    assert said.states == ["idx_keys", "key", "value"]
+    assert said.errors["long"] < TOLERANCE
     assert said.holds(), said.errors
 
 
