@@ -49,7 +49,7 @@ def open_session(package: Package, *, threads: int | None = None, devices: Seque
     for name, said in package.manifest["graphs"].items():
         signature, in_place = package.signature(name), frozenset(said.get("in_place", ()))
         graphs[name] = _Graph(
-            session=_load_for_decoding(package, said["file"], _options(threads)),
+            session=_load_for_decoding(package, said["file"], _options(threads, is_final="prefill" in said)),
             prefill=_load_for_prompts(package, said, threads) if "prefill" in said else None,
             signature=signature,
             names=tuple(tensor.name for tensor in signature.inputs),
@@ -60,8 +60,11 @@ def open_session(package: Package, *, threads: int | None = None, devices: Seque
     return Session(graphs)
 
 
-def _options(threads: int | None) -> ort.SessionOptions:
+def _options(threads: int | None, *, is_final: bool = False) -> ort.SessionOptions:
+    """`is_final`: the graph is made of integers and as fused as can be; to look for more is a tenth of loading it."""
     options = ort.SessionOptions()
+    if is_final:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = _QUIET
     # Operators follow each other within microseconds; to be woken for each costs a token a quarter of its time. A
@@ -76,7 +79,7 @@ def _load_for_prompts(package: Package, said: Mapping[str, Any], threads: int | 
 
     Blocks are another matter: without what is done to them while loading, a product takes many times as long.
     """
-    options = _options(threads)
+    options = _options(threads, is_final=True)
     if not said.get("prefill_has_blocks", True):
         options.add_session_config_entry("session.disable_prepacking", "1")
     return _load(package, said["prefill"], options)
