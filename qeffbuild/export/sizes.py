@@ -74,14 +74,16 @@ def _holds(asked: Any, names: Mapping[Any, str], tried: Mapping[str, Sequence[in
     for sizes in itertools.product(*(tried.get(name, _OTHERS) for name in said)):
         # No more tokens are run at once than a context has room for.
         is_possible = max(sizes) <= dict(zip(said, sizes, strict=True)).get(CTX_LEN, max(sizes))
-        if is_possible and not any(_is_true(asked, symbols, near) for near in (sizes, *_next_to(sizes))):
+        if is_possible and not any(_is_true(asked, symbols, near) for near in (sizes, *_next_to(asked, sizes))):
             return False
     return True
 
 
-def _next_to(sizes: Sequence[int]) -> Iterator[tuple[int, ...]]:
+def _next_to(asked: Any, sizes: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """One more of each; one less, too, where all that is asked is that something is not so."""
     for place, size in enumerate(sizes):
-        yield (*sizes[:place], size + 1, *sizes[place + 1 :])
+        for near in (size + 1, size - 1) if isinstance(asked, sympy.Ne) else (size + 1,):
+            yield (*sizes[:place], near, *sizes[place + 1 :])
 
 
 def _is_true(asked: Any, symbols: Sequence[Any], sizes: Sequence[int]) -> bool:

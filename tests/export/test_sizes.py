@@ -40,6 +40,17 @@ class Padding(nn.Module):
         return nn.functional.pad(text, (0, more)) if more else text
 
 
+class FromTheEnd(nn.Module):
+    """As many of a table's last entries as there are tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = torch.arange(100.0)
+
+    def forward(self, text):
+        return text + self.table[torch.sym_max(0, 100 - text.shape[1]) :]
+
+
 def traced(module, most=None):
     free = {"text": {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.AUTO}}
     program = torch.export.export(module, (torch.ones(2, 24),), dynamic_shapes=free, strict=False)
@@ -56,6 +67,10 @@ def test_the_longest_context_is_found_that_a_trace_holds_for():
 
     assert longest == 40
     assert why.startswith("its trace holds only where ctx_len <= 40 (test_sizes.py:")
+
+
+def test_a_table_may_be_used_as_a_whole():
+    assert traced(FromTheEnd(), most=100) == (None, "")
 
 
 def test_beyond_a_models_own_positions_nothing_is_asked():
