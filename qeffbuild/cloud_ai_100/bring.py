@@ -11,7 +11,7 @@ from typing import Any
 import onnx_ir as ir
 
 from qeffbuild.cloud_ai_100.images import of_one_row, sees
-from qeffbuild.cloud_ai_100.names import IMAGE_FACTS, SPECIALIZATIONS
+from qeffbuild.cloud_ai_100.names import IMAGE_FACTS, PROGRAM, PROGRAMS, SPECIALIZATIONS
 from qeffbuild.executor.work import Work
 from qeffbuild.graph.files import load_graph, save_graph
 from qeffbuild.graphs import Member, members
@@ -40,16 +40,16 @@ def bring_graph(work: Work, member: Member, *, one_row: bool) -> tuple[ir.Model,
     return model, signature
 
 
-def bring_programs(work: Work, output: str, program: str) -> dict[str, Any]:
+def bring_programs(work: Work) -> dict[str, Any]:
     """Copies what was compiled of each graph into a package; what its manifest says of them."""
     compiled, documents = work.inputs["compiled"], work.inputs["documents"]
     graphs = {}
     for member in members(documents):
         folder = member.name if member.prefix else "."
-        shutil.copytree(compiled / folder / output, work.out / folder / output)
+        shutil.copytree(compiled / folder / PROGRAMS, work.out / folder / PROGRAMS)
         # The runtime reads the sizes of its buffers from the specializations, by their names.
         shutil.copyfile(documents / folder / SPECIALIZATIONS, work.out / folder / SPECIALIZATIONS)
-        file = (Path(folder) / output / program).as_posix()
+        file = (Path(folder) / PROGRAMS / PROGRAM).as_posix()
         graphs[member.name] = {"file": file, "signature": member.signature.as_json()}
     return graphs
 

@@ -1,9 +1,10 @@
-"""BuildSpec -> the step that every compiler for Cloud AI 100 begins with: the neutral graph in the device's form."""
+"""BuildSpec -> the steps that every compiler for Cloud AI 100 begins and ends with: the device's graph, a package."""
 
 from __future__ import annotations
 
 from qeffbuild.cloud_ai_100.requests import is_continuous
-from qeffbuild.plan.types import Step
+from qeffbuild.plan.resolve import model_leaves
+from qeffbuild.plan.types import Step, params_of
 from qeffbuild.spec.types import BuildSpec, SpecializationSpec
 
 GRAPH_TOOLS = ("ml-dtypes", "numpy", "onnx", "onnx-ir")
@@ -59,6 +60,38 @@ def lower(spec: BuildSpec, graph: str, *, sub_functions: bool = False) -> Step:
             *rooms("names", "norms", "opset17", "rewriting", "rings"),
         ),
         tools=GRAPH_TOOLS,
+    )
+
+
+def package(spec: BuildSpec, **told: str) -> Step:
+    """`told` are options of the backend that its packages name."""
+    asked = spec.quantization
+    return Step(
+        name="package",
+        action=f"{_ROOM}.package",
+        params={
+            "backend": spec.backend.name,
+            **told,
+            "specialization": params_of(spec.specialization),
+            "mxfp6_matmul": asked.mxfp6_matmul,
+            "mxint8_kv_cache": asked.mxint8_kv_cache,
+            "num_devices": spec.device_group.size,
+        },
+        reads={
+            "backend": "backend",
+            **{name: f"backend.{name}" for name in told},
+            "specialization": "specialization",
+            "mxfp6_matmul": "quantization.mxfp6_matmul",
+            "mxint8_kv_cache": "quantization.mxint8_kv_cache",
+            "num_devices": "device_group.devices",
+        },
+        inputs={"compiled": "compile", "documents": "render", "model": "fetch"},
+        leaves=model_leaves(spec.model),
+        code=(
+            *("qeffbuild.graph", "qeffbuild.graphs", "qeffbuild.models", "qeffbuild.package", "qeffbuild.signature"),
+            *rooms(*BRINGS),
+        ),
+        tools=("tokenizers", "transformers"),
     )
 
 

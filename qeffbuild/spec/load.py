@@ -186,6 +186,8 @@ class _Door:
         return dict(said)
 
     def clean(self, path: str, value: str) -> None:
+        if not value and path.startswith("backend."):
+            self.refuse("backend.option", path, "it is empty", "leave it out")
         if value.isascii() and value.isprintable():
             return
         if found := unwelcome(value, prose=path in _PROSE):

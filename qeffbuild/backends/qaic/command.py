@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from qeffbuild.backends.qaic.options import Options
-from qeffbuild.cloud_ai_100.names import GRAPH, SPECIALIZATIONS
+from qeffbuild.cloud_ai_100.names import GRAPH, PROGRAMS, SPECIALIZATIONS
 from qeffbuild.spec.types import Dtype, QuantizationSpec
 
 COMPILER = "/opt/qti-aic/exec/qaic-compile"  # where the SDK puts it
 COMPILER_ENV = "QEFFBUILD_QAIC_COMPILE"
 
 CUSTOM_IO = "custom_io.yaml"
-OUTPUT = "qpc"
-PROGRAM = "programqpc.bin"  # what the compiler leaves there
 
 # Our keys that are the compiler's own words, in the order in which they are written.
 PASSED_THROUGH = (
@@ -40,7 +38,7 @@ class Files:
     stages: str | None = None
     slices: str | None = None
     node_precision_info: str | None = None
-    output: str = OUTPUT
+    output: str = PROGRAMS
 
 
 def compile_argv(

@@ -7,10 +7,10 @@ import json
 import shutil
 from pathlib import Path
 
-from qeffbuild.backends.qaic.command import COMPILER, PROGRAM, output_of
+from qeffbuild.backends.qaic.command import COMPILER, output_of
 from qeffbuild.backends.qaic.compiler import find_compiler
 from qeffbuild.cloud_ai_100.folder import lay_out
-from qeffbuild.cloud_ai_100.names import COMMANDS
+from qeffbuild.cloud_ai_100.names import COMMANDS, PROGRAM
 from qeffbuild.errors import StepError
 from qeffbuild.executor.command import run_command
 from qeffbuild.executor.work import Work

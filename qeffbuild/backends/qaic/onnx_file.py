@@ -9,10 +9,10 @@ from pathlib import Path
 import onnx_ir as ir
 import yaml
 
-from qeffbuild.backends.qaic.command import CUSTOM_IO, OUTPUT
+from qeffbuild.backends.qaic.command import CUSTOM_IO
 from qeffbuild.backends.qaic.render import Asked, write_documents
 from qeffbuild.cloud_ai_100.exported import Exported
-from qeffbuild.cloud_ai_100.names import GRAPH
+from qeffbuild.cloud_ai_100.names import GRAPH, PROGRAMS
 from qeffbuild.cloud_ai_100.requests import is_continuous
 from qeffbuild.errors import BackendError
 from qeffbuild.graph.files import load_graph
@@ -23,7 +23,7 @@ _RETAINED = "_RetainedState"
 
 
 def write_folder(
-    spec: BuildSpec, graph: Path, out: Path, *, output: str = OUTPUT, custom_io: Path | None = None
+    spec: BuildSpec, graph: Path, out: Path, *, output: str = PROGRAMS, custom_io: Path | None = None
 ) -> list[str]:
     """The arguments of the compiler: they name the graph where it lies, and all else by its name in `out`."""
     signature = signature_of(load_graph(graph).graph)
@@ -43,7 +43,7 @@ def write_folder(
     argv = write_documents(asked, load_graph(graph), signature, {}, out)
     if custom_io is not None:
         shutil.copyfile(custom_io, out / CUSTOM_IO)
-    renamed = {f"-m={GRAPH}": f"-m={graph.absolute()}", f"-aic-binary-dir={OUTPUT}": f"-aic-binary-dir={output}"}
+    renamed = {f"-m={GRAPH}": f"-m={graph.absolute()}", f"-aic-binary-dir={PROGRAMS}": f"-aic-binary-dir={output}"}
     return [renamed.get(word, word) for word in argv]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
 
 from qeffbuild.cloud_ai_100.requests import check_request, conflict
@@ -99,7 +99,7 @@ def check(spec: BuildSpec) -> None:
     for fault in (*_conflicts(spec), *_devices(spec)):
         raise fault
     check_request(spec)
-    _check_texts(spec.backend.options)
+    _check_names(spec.backend.options)
     if spec.backend.options.sdk_version not in (None, PROBE):
         version_of(spec.backend.options.sdk_version)
     _check_extra_args(spec.backend.options.extra_args)
@@ -163,13 +163,7 @@ def _devices(spec: BuildSpec) -> Iterator[QeffBuildError]:
             yield conflict(f"backend.{name}: it takes the place of the stages that {key}={stages} asks for", f"{key}=1")
 
 
-def _check_texts(options: Options) -> None:
-    for field in fields(options):
-        value = getattr(options, field.name)
-        if isinstance(value, str) and not (value and value.isprintable()):
-            raise BackendError(
-                "backend.option", f"backend.{field.name}: {value!r} is empty or has unprintable characters"
-            )
+def _check_names(options: Options) -> None:
     prefix, dump = options.kv_cache_prefix, options.mdp_dump_partition_config
     if prefix is not None and not (prefix.isascii() and prefix.isalnum()):
         raise BackendError("backend.option", f"backend.kv_cache_prefix: {prefix!r} has more than letters and digits")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from qeffbuild.backends.qaic.command import COMPILER, COMPILER_ENV
-from qeffbuild.cloud_ai_100.plan import BRINGS, GRAPH_TOOLS, RENDERS, lower
+from qeffbuild.cloud_ai_100.plan import GRAPH_TOOLS, RENDERS, lower, package
 from qeffbuild.cloud_ai_100.plan import rooms as shared
 from qeffbuild.cloud_ai_100.requests import is_continuous
 from qeffbuild.paths import resource_dir
@@ -25,7 +25,7 @@ def steps(spec: BuildSpec, graph: str) -> tuple[Step, ...]:
         lower(spec, graph, sub_functions=spec.backend.options.sub_functions),
         _render(spec, graph),
         _compile(spec, graph),
-        _package(spec),
+        package(spec),
     )
 
 
@@ -104,36 +104,6 @@ def _compile(spec: BuildSpec, graph: str) -> Step:
         ),
         tools=GRAPH_TOOLS,
         env=(COMPILER_ENV,),
-    )
-
-
-def _package(spec: BuildSpec) -> Step:
-    params = {
-        "task": spec.model.task,
-        "specialization": params_of(spec.specialization),
-        "mxfp6_matmul": spec.quantization.mxfp6_matmul,
-        "mxint8_kv_cache": spec.quantization.mxint8_kv_cache,
-        "num_devices": spec.device_group.size,
-    }
-    return Step(
-        name="package",
-        action=f"{_ROOM}.package",
-        params=params,
-        reads={
-            "task": "model.task",
-            "specialization": "specialization",
-            "mxfp6_matmul": "quantization.mxfp6_matmul",
-            "mxint8_kv_cache": "quantization.mxint8_kv_cache",
-            "num_devices": "device_group.devices",
-        },
-        inputs={"compiled": "compile", "documents": "render", "model": "fetch"},
-        leaves=model_leaves(spec.model),
-        code=(
-            *("qeffbuild.graph", "qeffbuild.graphs", "qeffbuild.models", "qeffbuild.package", "qeffbuild.signature"),
-            *shared(*BRINGS),
-            *_rooms("command"),
-        ),
-        tools=("tokenizers", "transformers"),
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import onnx_ir as ir
 
 from qeffbuild.backends.qaic import documents
-from qeffbuild.backends.qaic.command import CUSTOM_IO, OUTPUT, Files, compile_argv
+from qeffbuild.backends.qaic.command import CUSTOM_IO, Files, compile_argv
 from qeffbuild.backends.qaic.machine import partition_nodes_of
 from qeffbuild.backends.qaic.options import Options
 from qeffbuild.backends.qaic.pipeline import intersect, split_into_stages
@@ -22,7 +22,7 @@ from qeffbuild.cloud_ai_100.exported import Exported
 from qeffbuild.cloud_ai_100.folder import bring_weights
 from qeffbuild.cloud_ai_100.image_shapes import vision_specializations
 from qeffbuild.cloud_ai_100.layers import partition_nodes
-from qeffbuild.cloud_ai_100.names import COMMANDS, GRAPH, IMAGE_FACTS, SPECIALIZATIONS
+from qeffbuild.cloud_ai_100.names import COMMANDS, GRAPH, IMAGE_FACTS, PROGRAMS, SPECIALIZATIONS
 from qeffbuild.cloud_ai_100.reader_shapes import specializations_of
 from qeffbuild.errors import BackendError
 from qeffbuild.executor.work import Work
@@ -128,7 +128,7 @@ def write_vision(asked: Asked, member: Member, own: Path | None, out: Path) -> l
         specializations=f"{member.name}/{SPECIALIZATIONS}",
         custom_io=f"{member.name}/{CUSTOM_IO}",
         slices=slices and f"{member.name}/{slices}",
-        output=f"{member.name}/{OUTPUT}",
+        output=f"{member.name}/{PROGRAMS}",
     )
     options = replace(asked.options, sub_functions=False, mdp_dump_partition_config=None)
     plain = replace(asked.quantization, mxfp6_matmul=False)

@@ -70,7 +70,6 @@ _HTP = frozenset(
 def check(spec: BuildSpec) -> None:
     """Refuses what the chosen target cannot do or would have to change quietly."""
     options = spec.backend.options
-    _check_texts(options)
     for field in fields(options):
         belongs_to = "htp" if field.name in _HTP else "aic"
         if field.name == "target" or belongs_to == options.target or getattr(options, field.name) == field.default:
@@ -84,12 +83,3 @@ def check(spec: BuildSpec) -> None:
         check_htp(spec)
     else:
         check_aic(spec)
-
-
-def _check_texts(options: Options) -> None:
-    for field in fields(options):
-        value = getattr(options, field.name)
-        if isinstance(value, str) and not (value and value.isprintable()):
-            raise BackendError(
-                "backend.option", f"backend.{field.name}: {value!r} is empty or has unprintable characters"
-            )

@@ -31,7 +31,7 @@ def test_a_chip_and_its_architecture_go_together(spec_of, soc, arch):
         ([AIC, "backend.vtcm_mb=4"], "backend.option", "backend.vtcm_mb: an option of target=htp"),
         ([AIC, "backend.num_cores=17"], "spec.range", "backend.num_cores"),
         ([AIC, "backend.kv_cache_prefix=a-b"], "backend.option", "more than letters and digits"),
-        ([AIC, "backend.config=''"], "backend.option", "is empty"),
+        ([AIC, "backend.config=''"], "backend.option", "backend.config: it is empty"),
         (["backend.target=gpu"], "spec.choice", "backend.target"),
         (["backend.precision=a16w8", "quantization=int4"], "spec.conflict", "a16w8 quantizes"),
         (["backend.precision=a16w8", "model=llama"], "spec.missing", "backend.calibration_file"),

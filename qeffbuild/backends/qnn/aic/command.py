@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qeffbuild.backends.qnn.aic.overrides import Overrides
 from qeffbuild.backends.qnn.aic.sdk import BACKEND, CONVERTER, GENERATOR
-from qeffbuild.cloud_ai_100.names import GRAPH
+from qeffbuild.cloud_ai_100.names import GRAPH, PROGRAM, PROGRAMS
 
 DLC = "model.dlc"
 CUSTOM_IO = "custom_io_config.yaml"
@@ -12,8 +12,6 @@ COMPILE_BACKEND = "qnn_compile_backend.json"
 COMPILER_CONFIG = "qnn_compiler_config.json"
 DATA_FORMAT = "qnn_data_format_config.json"
 SLICES = "tensor_slicing.json"
-OUTPUT = "qpc"
-PROGRAM = "programqpc.bin"  # what the generator leaves there
 
 _LOG_LEVEL = "--log_level"
 
@@ -32,7 +30,7 @@ def generator_argv(root: str, overrides: Overrides, *, has_data_format: bool, pr
     """The command that makes a program of the DLC."""
     argv = [
         *(f"{root}/{GENERATOR}", "--binary_file", "qnngraph.serialized", "--backend_binary", PROGRAM),
-        *("--output_dir", f"{prefix}{OUTPUT}", "--backend", f"{root}/{BACKEND}", "--dlc_path", f"{prefix}{DLC}"),
+        *("--output_dir", f"{prefix}{PROGRAMS}", "--backend", f"{root}/{BACKEND}", "--dlc_path", f"{prefix}{DLC}"),
         *("--config_file", f"{prefix}{COMPILER_CONFIG}"),
     ]
     if has_data_format:

@@ -7,10 +7,10 @@ import json
 import shutil
 from pathlib import Path
 
-from qeffbuild.backends.qnn.aic.command import DLC, PROGRAM, made_by
+from qeffbuild.backends.qnn.aic.command import DLC, made_by
 from qeffbuild.backends.qnn.aic.sdk import CONVERTER, GENERATOR, find_sdk
 from qeffbuild.cloud_ai_100.folder import lay_out
-from qeffbuild.cloud_ai_100.names import COMMANDS
+from qeffbuild.cloud_ai_100.names import COMMANDS, PROGRAM
 from qeffbuild.errors import BackendError, StepError
 from qeffbuild.executor.command import run_command
 from qeffbuild.executor.work import Work

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from qeffbuild.backends.qnn.aic.sdk import BACKEND, CONVERTER, DEFAULT_SDK, EXTENSIONS, GENERATOR, SDK_ENV
-from qeffbuild.cloud_ai_100.plan import BRINGS, GRAPH_TOOLS, RENDERS, lower
+from qeffbuild.cloud_ai_100.plan import GRAPH_TOOLS, RENDERS, lower, package
 from qeffbuild.cloud_ai_100.plan import rooms as shared
 from qeffbuild.cloud_ai_100.requests import is_continuous
 from qeffbuild.paths import resource_dir
@@ -18,7 +18,7 @@ _TOLD = ("num_cores", "mos", "aic_enable_depth_first", "allow_mxint8_mdp_io", "s
 
 
 def steps(spec: BuildSpec, graph: str) -> tuple[Step, ...]:
-    return (lower(spec, graph), _render(spec, graph), _compile(spec, graph), _package(spec))
+    return (lower(spec, graph), _render(spec, graph), _compile(spec, graph), package(spec, target="aic"))
 
 
 def _render(spec: BuildSpec, graph: str) -> Step:
@@ -88,36 +88,6 @@ def _compile(spec: BuildSpec, graph: str) -> Step:
         ),
         tools=GRAPH_TOOLS,
         env=(SDK_ENV,),
-    )
-
-
-def _package(spec: BuildSpec) -> Step:
-    params = {
-        "backend": "qnn",
-        "target": "aic",
-        "specialization": params_of(spec.specialization),
-        **_quantization(spec),
-        "num_devices": spec.device_group.size,
-    }
-    return Step(
-        name="package",
-        action=f"{_ROOM}.package",
-        params=params,
-        reads={
-            "backend": "backend",
-            "target": "backend.target",
-            "specialization": "specialization",
-            **{name: f"quantization.{name}" for name in _quantization(spec)},
-            "num_devices": "device_group.devices",
-        },
-        inputs={"compiled": "compile", "documents": "render", "model": "fetch"},
-        leaves=model_leaves(spec.model),
-        code=(
-            *("qeffbuild.graph", "qeffbuild.graphs", "qeffbuild.models", "qeffbuild.package", "qeffbuild.signature"),
-            *shared(*BRINGS),
-            *_rooms("command", "overrides", "sdk"),
-        ),
-        tools=("tokenizers", "transformers"),
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-from qeffbuild.backends.qaic.command import OUTPUT, PROGRAM
 from qeffbuild.cloud_ai_100.bring import bring_programs, image_facts
 from qeffbuild.executor.work import Work
 from qeffbuild.graph.weights import checkpoint_folder
@@ -18,15 +17,15 @@ def run(work: Work) -> None:
     checkpoint = checkpoint_folder(work.inputs["model"], work.leaves.get("model"))
 
     documents = work.inputs["documents"]
-    graphs = bring_programs(work, OUTPUT, PROGRAM)
+    graphs = bring_programs(work)
     has_tokenizer = save_tokenizer(checkpoint.path, fetched, work.out / TOKENIZER)
     adapters = bring_adapters(documents, work.out)
     write_provenance(work.out, work.params, fetched)
+    said = ("backend", "target", "specialization")
     manifest = {
-        "backend": "qaic",
+        **{name: work.params[name] for name in said if name in work.params},
         "task": facts["task"],
         "graphs": graphs,
-        "specialization": work.params["specialization"],
         "model": model_facts(facts),
         "quantization": {
             "method": "none",
