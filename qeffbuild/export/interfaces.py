@@ -54,12 +54,12 @@ class AttentionChoice:
         softcap = float(kwargs.get("softcap") or 0.0)
         if self.measuring:
             own = _own_attention(module, query, key, value, attention_mask, arguments)
-            one_op = attention(query, key, value, attention_mask, scale, softcap)
+            one_op = attention(query, key, value, _boolean(attention_mask), scale, softcap)
             same = own.shape == one_op.shape and bool((own - one_op).abs().max() <= TOLERANCE * (1 + own.abs().max()))
             self.fused[type(module)] = self.fused.get(type(module), True) and same
             return own, None
         if self.fused.get(type(module), False):
-            return attention(query, key, value, attention_mask, scale, softcap), None
+            return attention(query, key, value, _boolean(attention_mask), scale, softcap), None
         return _own_attention(module, query, key, value, attention_mask, arguments), None
 
 
@@ -78,9 +78,16 @@ def _own_attention(
 
 
 def _additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    if mask.is_floating_point():
+        return mask.to(dtype)  # the model has made its own
     # The lowest finite number, not -inf: a row of -inf alone becomes NaN, and so does -inf in float16 sums.
     lowest = torch.full((), torch.finfo(dtype).min, dtype=dtype)
     return torch.where(mask, torch.zeros((), dtype=dtype), lowest)
+
+
+def _boolean(mask: torch.Tensor) -> torch.Tensor:
+    """Of a mask that is added: what it leaves as it is."""
+    return mask >= 0 if mask.is_floating_point() else mask
 
 
 def mask_at_positions(

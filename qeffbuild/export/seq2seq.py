@@ -56,6 +56,8 @@ def graphs(model: Any) -> tuple[Traceable, ...]:
         raise ValueError("no encoder and decoder: what it hears goes among the words that one decoder reads")
     parts = _parts(model)
     hears = model.main_input_name == "input_features"
+    if not hears and model.main_input_name != IDS.name:
+        raise ValueError(f"its encoder reads {model.main_input_name}: sound as it is, not as bands of frequencies")
     inputs = (features(model),) if hears else (IDS, MASK)
     held = tuple(
         Tensor(name=_cross(place), dtype="float32", axes=("batch_size", shape[1], "encoder_ctx_len", shape[3]))
@@ -117,9 +119,11 @@ def error(model: Any, made: tuple[Traceable, ...], attention: str, choice: AnyAt
             held = [*encoder.module(*given), *given[1:2]]
             states = [spec.zeros(2, CTX_LEN) for spec in decoder.module.parts.form.states]  # type: ignore[union-attr]
             for start, stop in _STEPS[:1] if measuring else _STEPS:
-                positions = torch.arange(start, stop).repeat(2, 1)
+                given_tokens, positions = tokens[:, start:stop], torch.arange(start, stop).repeat(2, 1)
                 index = torch.arange(stop - start).repeat(2, 1)
-                logits, *states = decoder.module(tokens[:, start:stop], positions, index, *states, *held)
+                if stop - start == 1:  # a trace takes the way of several tokens, and so does this
+                    given_tokens, positions = tokens[:, start : stop + 1], torch.tensor([[start, -1]] * 2)
+                logits, *states = decoder.module(given_tokens, positions, index, *states, *held)
                 if not measuring:
                     difference = (logits - expected[:, start:stop]).abs().max() / expected.std()
                     worst = max(worst, float(difference))
@@ -190,7 +194,12 @@ def _parts(model: Any) -> Parts:
     device = next(model.parameters()).device
     said = torch.zeros(1, 3, _width(model), device=device, dtype=model.dtype)
     tokens = torch.ones(1, 3, dtype=torch.long, device=device)
-    cache = model(decoder_input_ids=tokens, encoder_outputs=_Heard(said), use_cache=True).past_key_values
+    use_its_own(model)
+    with adapted(model):
+        made = model(decoder_input_ids=tokens, encoder_outputs=_Heard(said), use_cache=True)
+    if made.logits.shape[1] != tokens.shape[1]:
+        raise ValueError("with a cache its decoder reads the last of the tokens that it is given, and no others")
+    cache = made.past_key_values
     states = [
         StateSpec(
             layer=number,
@@ -248,7 +257,7 @@ def _signed(spec: StateSpec) -> State:
 
 def _width(model: Any) -> int:
     """Of what the encoder says."""
-    config = model.get_encoder().config
+    config = getattr(model.get_encoder(), "config", model.config).get_text_config()
     return int(getattr(config, "d_model", None) or config.hidden_size)
 
 

@@ -108,6 +108,7 @@ def export(
     config = skeleton.configuration(said)
     progress(0.05, "building a small model of the same kind")
     rejected: list[tuple[str, str]] = []
+    stopped: str | None = None
     try:
         tried = skeleton.small_model(skeleton.configuration(small(said, config)), _maker(task))
     except QeffBuildError:
@@ -130,6 +131,8 @@ def export(
         except Exception as reason:
             log.debug("attention %s failed", attention, exc_info=True)
             rejected.append((attention, explain(reason)))
+            if not isinstance(reason, Disagreement):
+                stopped = rejected[-1][1]
             continue
         progress(0.9, "writing")
         report = Report(
@@ -149,7 +152,8 @@ def export(
         )
         write_all(made.graphs, report.as_json(), out)
         return report
-    raise unsupported(said["model_type"], rejected[0][1])
+    # What stopped a trace says more than that another was not to be trusted.
+    raise unsupported(said["model_type"], stopped or rejected[0][1])
 
 
 def embedding_of(facts: Mapping[str, Any], pooling: str, normalize: bool | None) -> tuple[str, bool]:

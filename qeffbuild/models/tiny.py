@@ -63,6 +63,7 @@ _ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 _CORRECTIONS: Mapping[str, Mapping[str, Any]] = {
     "bamba": {"attn_layer_indices": [1]},
     "big_bird": {"attention_type": "original_full"},
+    "bigbird_pegasus": {"attention_type": "original_full"},
     "cohere_compass_text": {"rope_parameters": {"full_attention": _ROPE, "sliding_attention": _ROPE}},
     "dbrx": {
         "attn_config": {"kv_n_heads": 4, "clip_qkv": 8.0, "rope_theta": 10000.0},
@@ -81,7 +82,10 @@ _CORRECTIONS: Mapping[str, Mapping[str, Any]] = {
     "llama_swiftkv": {"swiftkv": True, "num_hidden_layers": 4, "num_key_value_layers": 2},
     "mamba2": {"num_heads": 16},  # times head_dim: expand times hidden_size
     "ministral": {"head_dim": 16},
-    "nllb-moe": {"encoder_sparse_step": 1, "decoder_sparse_step": 1},  # else no layer of two has experts
+    # Positions are counted without padding, so that must not be what a text begins with.
+    "m2m_100": {"pad_token_id": 1},
+    # Else no layer of two has experts.
+    "nllb-moe": {"encoder_sparse_step": 1, "decoder_sparse_step": 1, "pad_token_id": 1},
     "qwen4_exp_text": {
         "indexer_n_heads": 16,
         "indexer_kv_heads": 1,

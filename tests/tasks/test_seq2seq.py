@@ -12,11 +12,12 @@ from qeffbuild.runtime.reading import Asked
 from qeffbuild.spec.types import DecodingSpec
 
 TEXTS = ("Hello there", "And it came to pass in those days, that there went out a decree", "In the beginning")
+OTHERS = ("marian", "m2m_100", "switch_transformers", "nllb-moe", "t5gemma2", "bigbird_pegasus")
 DECODING = DecodingSpec(max_new_tokens=12, ignore_eos=True)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model_type", ["t5", "bart", pytest.param("marian", marks=pytest.mark.long)])
+@pytest.mark.parametrize("model_type", ["t5", "bart", *(pytest.param(name, marks=pytest.mark.long) for name in OTHERS)])
 def test_texts_are_those_of_transformers_in_ragged_batches(model_type: str, small: Callable) -> None:
     import torch
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
