@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,7 @@ class Quantization:
         self.location = DATA
         self.emit = Emitter(model.graph, "quantized")
         self.made: dict[str, Matrices] = {}
+        self.numbers = count()  # parts of one weight have its name, but are tensors of their own
         self.quantized: dict[str, list[int]] = {}
         self.losses: dict[str, float] = {}
         self.kept: dict[str, str] = {}
@@ -134,7 +136,7 @@ class Quantization:
         rounded = [self.method.emulate(matrix) for matrix in chosen.matrices]
         turned = [matrix if chosen.product.is_transposed else matrix.T for matrix in rounded]
         whole = np.stack(turned) if chosen.is_stack else turned[0]
-        value = self._value(f"{chosen.names[0]}.{len(self.quantized)}.rounded", whole, chosen.product)
+        value = self._value(f"{chosen.names[0]}.{next(self.numbers)}.rounded", whole, chosen.product)
         chosen.product.node.replace_input_with(1, value)
         self.quantized[chosen.names[0]] = list(chosen.matrices[0].shape)
 
@@ -144,7 +146,7 @@ class Quantization:
             self.kept[name] = "a stack: only plain matrices are multiplied as whole numbers"
             return
         numbers, scales = self.method.quantize_rows(chosen.matrices[0])
-        prefix = f"{name}.{len(self.quantized)}"
+        prefix = f"{name}.{next(self.numbers)}"
         stored = self._value(f"{prefix}.numbers", np.ascontiguousarray(numbers.T), None)
         replace_by_integers(self.emit, chosen.product, stored, self._value(f"{prefix}.scales", scales, None))
         self.quantized[name] = list(numbers.shape)
@@ -178,7 +180,7 @@ class Quantization:
                 seen = chosen.seen[at]
                 more["seen"] = seen if factors is None else seen.divided(factors)
             blocks = self.method.quantize(scaled, **said, **more)
-            values = self._store(f"{chosen.names[0]}.{len(self.made)}.{at}", blocks, chosen.product)
+            values = self._store(f"{chosen.names[0]}.{next(self.numbers)}.{at}", blocks, chosen.product)
             packed.append(Packed(values, matrix.shape[0], matrix.shape[1], bits, said["block_size"]))
             if self.flow is not None:
                 found = restore(blocks, bits=bits, columns=matrix.shape[1])

@@ -69,6 +69,8 @@ class Repetition:
 
     def _elementwise(self, node: ir.Node, axis: int, index: np.ndarray) -> ir.Value | None:
         rank = _rank(node.outputs[0])
+        if _sizes(node.outputs[0])[axis] == 1:
+            return None  # of a single head nobody can tell what is its own from what all heads share
         inputs: list[ir.Value | None] = []
         for place, value in enumerate(node.inputs):
             if value is None or (place and node.op_type in _LOOKED_AT):

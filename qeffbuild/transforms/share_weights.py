@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from qeffbuild.graph.fold import remove_unread
 from qeffbuild.graph.weights import Weights, reference_of
 from qeffbuild.transforms.subject import DATA, Subject
 
@@ -22,19 +21,27 @@ _CHUNK = 1 << 24
 
 
 def apply(subject: Subject, said: Mapping[str, Any]) -> None:
-    graph, weights = subject.graph, subject.weights
+    weights = subject.weights
     assert weights is not None, "the plan hands over the checkpoint"
     shared: dict[str, list[str]] = {}
     spared = 0
-    for group in _equal(_stored(graph), weights):
+    for group in _equal(_stored(subject.graph), weights):
         first, *others = group
+        places = {reference_of(value.const_value) for value in group}  # type: ignore[arg-type]
+        spared += (len(places) - 1) * next(iter(places)).length
         for other in others:
-            other.replace_all_uses_with(first)
-        places = {reference_of(value.const_value): value for value in group}  # type: ignore[arg-type]
-        spared += sum(reference.length for reference in list(places)[1:])
+            other.const_value = _same_bytes(first, other)
         shared[str(first.name)] = [str(other.name) for other in others]
-    remove_unread(graph)
     subject.report |= {"shared": shared, "bytes": spared}
+
+
+def _same_bytes(first: ir.Value, other: ir.Value) -> ir.ExternalTensor:
+    """The first one's place in the checkpoint. The name stays, by which a weight is known to be a layer's."""
+    tensor, said = first.const_value, other.const_value
+    assert isinstance(tensor, ir.ExternalTensor)
+    assert said is not None
+    reference = reference_of(tensor)
+    return ir.ExternalTensor(*reference, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=str(said.name))
 
 
 def _stored(graph: ir.Graph) -> list[ir.Value]:

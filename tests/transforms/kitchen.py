@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import chain
@@ -45,8 +46,7 @@ class Kitchen:
     def folder(self, plan: Plan, name: str) -> Path:
         key, step = self._key(plan, name), plan[name]
         if key not in self._made:
-            out = self.root / f"{len(self._made)}-{name}"
-            out.mkdir()
+            out = Path(mkdtemp(prefix=f"{name}-", dir=self.root))
             self._made[key] = out
             inputs = {role: self.folder(plan, other) for role, other in step.inputs.items()}
             leaves = {leaf.name: Path(leaf.path) for leaf in step.leaves}
