@@ -25,7 +25,8 @@ def encoded(
     said = self.encoder(joined.transpose(1, 2), attention_mask, **kwargs).last_hidden_state
     apart = self.upsample(said)
     rest = torch.zeros(apart.shape[0], factor - 1, apart.shape[2], dtype=apart.dtype)
-    return BaseModelOutput(last_hidden_state=torch.cat((apart, rest), dim=1)[:, : hidden_states.shape[1]])
+    frames = torch.arange(hidden_states.shape[1])
+    return BaseModelOutput(last_hidden_state=torch.index_select(torch.cat((apart, rest), dim=1), 1, frames))
 
 
 REPLACED = {"SEWDEncoder.forward": encoded}
