@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 FAMILIES = (
@@ -79,3 +79,9 @@ def draw(number: int) -> Draw:
     unfit = {name for name, families in ONLY_OF.items() if family not in families and chance.random() < MOSTLY}
     names = chance.sample(sorted(wishes.keys() - unfit), chance.choice([2, 3, 3]))
     return Draw(family, backend, tuple((name, chance.choice(wishes[name])) for name in names))
+
+
+def named(family: str, backend: str, words: Sequence[str]) -> Draw:
+    """The draw of these wishes, each in its words."""
+    wishes = {said: name for table in (SHARED, ONLY[backend]) for name, each in table.items() for said in each}
+    return Draw(family, backend, tuple((wishes[said], said) for said in words))
