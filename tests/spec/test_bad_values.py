@@ -69,7 +69,13 @@ from qeffbuild.spec.load import from_config
         ("specialization.logits_to_keep=-1", "spec.range", "specialization.logits_to_keep"),
         ("specialization.logits_to_keep=33", "spec.conflict", "specialization.logits_to_keep"),
         ("backend=qnn specialization.logits_to_keep=2", "spec.conflict", "specialization.logits_to_keep"),
-        ("model=minilm specialization.logits_to_keep=0", "spec.conflict", "specialization.logits_to_keep"),
+        (
+            "model=minilm model.task=embedding specialization.logits_to_keep=0",
+            "spec.conflict",
+            "specialization.logits_to_keep",
+        ),
+        ("backend=qaic model=llama backend.io_encrypt=", "backend.option", "backend.io_encrypt: it is empty"),
+        ("backend=qaic model=llama backend.io_encrypt='a\n-m=b'", "backend.option", "backend.io_encrypt: character 2"),
         (
             "backend=qaic specialization.logits_to_keep=2 specialization.prefill_only=false",
             "spec.conflict",
