@@ -15,7 +15,7 @@ What became of each model type that the installed transformers lists as a causal
 page: it gives every type a small random configuration (`model.scale=tiny` has the same), exports it through the real steps,
 and runs it in ONNX Runtime beside eager PyTorch in float32: a whole prefill, rows of unlike length, chunks of five tokens,
 and eight decoding steps for given tokens; and rows of 200 and 141 tokens in chunks of 77, beyond every window, block and chunk
-of the small models (*long*; no figure where the model has no positions for them, or was not run so long yet). A figure is the
+of the small models (*long*; no figure where the model has no positions for them). A figure is the
 largest difference of logits relative to their spread; below 1e-4, and with every greedy token equal, a type passes.
 
 The mechanism is the recipe of [export](export.md) that reproduced PyTorch; *tokens kept* means that the text itself is
