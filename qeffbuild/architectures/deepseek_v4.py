@@ -12,8 +12,7 @@ import torch
 from torch.nn import functional as F
 from transformers.models.deepseek_v4.modeling_deepseek_v4 import DeepseekV4HCACompressor
 
-from qeffbuild.export.cache import RetainedCache, RetainedLayer
-from qeffbuild.export.ops import ctx_scatter
+from qeffbuild.export.cache import RetainedCache, of_all
 
 OWN = DeepseekV4HCACompressor.forward
 _MORE = 3  # windows behind those of the text, so that it goes through the same code however short it is
@@ -23,8 +22,7 @@ def whole_windows(self: Any, name: str, kv: torch.Tensor, gate: torch.Tensor) ->
     """kv and gate [B,S,D] of new tokens -> those of all tokens, as many as whole windows have."""
     found = []
     for held, new in ((self.buffer_kv, kv), (self.buffer_gate, gate)):
-        is_retained = isinstance(self, RetainedLayer)
-        held[name] = ctx_scatter(held[name], self.cache.position_ids, new) if is_retained else new
+        held[name] = of_all(self, held[name], new)
         tokens = (held[name].shape[1] // self.compress_rate + _MORE) * self.compress_rate
         found.append(F.pad(held[name], (0, 0, 0, tokens - held[name].shape[1])))
     return found[0], found[1], 0

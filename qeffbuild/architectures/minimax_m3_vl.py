@@ -8,8 +8,7 @@ import torch
 from torch.nn import functional as F
 from transformers.models.minimax_m3_vl.modeling_minimax_m3_vl import MiniMaxM3VLIndexer
 
-from qeffbuild.export.cache import RetainedLayer
-from qeffbuild.export.ops import ctx_scatter
+from qeffbuild.export.cache import of_all
 
 OWN = MiniMaxM3VLIndexer.forward
 
@@ -22,8 +21,7 @@ def indexer(self: Any, hidden_states: Any, position_embeddings: Any, past_key_va
 
 def whole_blocks(self: Any, idx_k: torch.Tensor) -> torch.Tensor:
     """idx_k [B,1,S,D] of new tokens -> those of all tokens, as many as whole blocks have."""
-    is_retained = isinstance(self, RetainedLayer)
-    self.idx_keys = ctx_scatter(self.idx_keys, self.cache.position_ids, idx_k) if is_retained else idx_k
+    self.idx_keys = of_all(self, self.idx_keys, idx_k)
     tokens = self.idx_keys.shape[2]
     return F.pad(self.idx_keys, (0, 0, 0, (tokens // self.block_size + 1) * self.block_size - tokens))
 

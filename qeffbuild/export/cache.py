@@ -62,6 +62,11 @@ class RetainedLayer(CacheLayerMixin):
         return self.keys.shape[2]
 
 
+def of_all(layer: Any, held: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    """What a family's own layer keeps of each token; of one that is not retained, that of the `new` ones alone."""
+    return ctx_scatter(held, layer.cache.position_ids, new) if isinstance(layer, RetainedLayer) else new
+
+
 class RecurrentLayer(RetainedLayer, LinearAttentionLayer):
     """A layer whose module carries states from token to token, and that may keep keys and values as well."""
 

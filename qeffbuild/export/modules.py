@@ -20,6 +20,7 @@ from qeffbuild.export.interfaces import AttentionChoice, interfaces, use
 from qeffbuild.export.layers import Layers, named_on
 from qeffbuild.export.shrink import positions
 from qeffbuild.export.sizes import CTX_LEN, FixedAxis, contexts, longest_context
+from qeffbuild.export.states import dtype_name
 from qeffbuild.export.tidy import tidy
 from qeffbuild.export.trace import OPSET, SYMBOL
 from qeffbuild.export.transformers_patches import to_onnx_program, traceable
@@ -113,7 +114,7 @@ def to_graph(asked: Traceable, model: Any, attention: str, choice: AttentionChoi
         log.debug("decomposing", exc_info=True)
         with mode:
             made = _traced(asked, model, attention, choice, decompose=True)
-    tidy(made.graph, str(model.dtype).removeprefix("torch."))
+    tidy(made.graph, dtype_name(model.dtype))
     return made
 
 

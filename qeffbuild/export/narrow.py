@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from qeffbuild.export.modules import Traceable
+from qeffbuild.export.states import dtype_name
 from qeffbuild.signature import State, Tensor
 
 
@@ -24,7 +25,7 @@ def all_in_dtype(graphs: Sequence[Traceable], model: Any) -> tuple[Traceable, ..
 
 def in_dtype(asked: Traceable, model: Any, handed_on: Collection[str]) -> Traceable:
     """`handed_on` are the names of what one graph of the model holds for another."""
-    dtype = str(model.dtype).removeprefix("torch.")
+    dtype = dtype_name(model.dtype)
     if dtype == "float32":
         return asked
     wide = {tensor.name for tensor in (*asked.inputs, *asked.held) if tensor.name not in handed_on}

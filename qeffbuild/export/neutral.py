@@ -22,7 +22,7 @@ from qeffbuild.export.interfaces import AttentionChoice, interfaces, use
 from qeffbuild.export.reasons import cannot_export, explain
 from qeffbuild.export.recipes import RECIPES, Recipe
 from qeffbuild.export.running import Progress, settled, silent
-from qeffbuild.export.states import CacheForm, NoStates, StateSpec, probe, text_kept
+from qeffbuild.export.states import CacheForm, NoStates, StateSpec, dtype_name, probe, text_kept
 from qeffbuild.export.tidy import tidy
 from qeffbuild.export.trace import trace
 from qeffbuild.export.weightless import Weightless, copied_or_whole
@@ -174,7 +174,7 @@ def _graph(
 
 
 def _traced(weightless: Weightless, recipe: Recipe, choice: AttentionChoice) -> _Graph:
-    (made, longest), form, reason = _trace(weightless.model, weightless.mode, recipe, choice)
+    made, longest, form, reason = _trace(weightless.model, weightless.mode, recipe, choice)
     states = form.states
     for alike in weightless.stacks:
         own = {name: spec.layer for spec in states if form.layers for name in (spec.name, spec.output)}
@@ -206,7 +206,7 @@ def _layers(config: Any, form: CacheForm) -> int:
 
 def _trace(
     model: Any, mode: Any, recipe: Recipe, choice: AttentionChoice
-) -> tuple[tuple[ir.Model, int | None], CacheForm, str | None]:
+) -> tuple[ir.Model, int | None, CacheForm, str | None]:
     """What `trace` gives, tidied; by decompositions only where it is not to be had without them, and then why."""
     use(model, "eager")
     with mode, interfaces(choice), adapted(model):
@@ -221,8 +221,8 @@ def _trace(
         log.debug("decomposing", exc_info=True)
         with mode:
             made, longest = trace(decoder, choice, decompose=True)
-    tidy(made.graph, str(model.dtype).removeprefix("torch."))
-    return (made, longest), form, reason
+    tidy(made.graph, dtype_name(model.dtype))
+    return made, longest, form, reason
 
 
 def _report(

@@ -92,7 +92,7 @@ class StateSpec:
         return State(
             name=self.name,
             output=self.output,
-            dtype=str(self.dtype).removeprefix("torch."),
+            dtype=dtype_name(self.dtype),
             axes=tuple(axes),
             layer=self.layer,
             kind=self.kind,
@@ -130,6 +130,11 @@ def text_kept() -> CacheForm:
 def cache_name(model: nn.Module) -> str:
     """Models whose whole past is a recurrent state call their cache so."""
     return "past_key_values" if accepts(model, "past_key_values") else "cache_params"
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """As signatures and specs have it: bfloat16."""
+    return str(dtype).removeprefix("torch.")
 
 
 def accepts(module: nn.Module, name: str) -> bool:

@@ -107,16 +107,9 @@ def export(
     kind = kind_of(task, how, is_normal)
     config = skeleton.configuration(said)
     progress(0.05, "building a small model of the same kind")
+    tried = _small_one(said, config, task)
     rejected: list[tuple[str, str]] = []
     stopped: str | None = None
-    try:
-        tried = skeleton.small_model(skeleton.configuration(small(said, config)), _maker(task))
-    except QeffBuildError:
-        raise
-    except Exception as reason:
-        raise unsupported(
-            said["model_type"], f"no small model of this kind can be built: {explain(reason)}"
-        ) from reason
     for attention in _ATTENTIONS:
         choice = AnyAttention()
         try:
@@ -124,8 +117,7 @@ def export(
             if not error < TOLERANCE:
                 raise Disagreement(f"results differ from PyTorch's by {error:.1e} of their spread")
             progress(0.3, f"tracing: {attention}")
-            make = _maker(task, dtype)
-            made = _graphs(config, make, stored_tensors(facts), kind, attention, choice)
+            made = _graphs(config, _maker(task, dtype), stored_tensors(facts), kind, attention, choice)
         except QeffBuildError:
             raise
         except Exception as reason:
@@ -154,6 +146,17 @@ def export(
         return report
     # What stopped a trace says more than that another was not to be trusted.
     raise unsupported(said["model_type"], stopped or rejected[0][1])
+
+
+def _small_one(said: Mapping[str, Any], config: Any, task: str) -> Any:
+    try:
+        return skeleton.small_model(skeleton.configuration(small(said, config)), _maker(task))
+    except QeffBuildError:
+        raise
+    except Exception as reason:
+        raise unsupported(
+            said["model_type"], f"no small model of this kind can be built: {explain(reason)}"
+        ) from reason
 
 
 def embedding_of(facts: Mapping[str, Any], pooling: str, normalize: bool | None) -> tuple[str, bool]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-_NARROW = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+from qeffbuild.graph.widen import NARROW
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ def root_mean_square(node: ir.Node, foldable: set[ir.Value]) -> Norm | None:
     for weight, scaled in (node.inputs, node.inputs[::-1]):
         if weight is None or scaled is None or weight not in foldable or weight.shape is None:
             continue
-        if len(weight.shape) != 1 or weight.dtype not in (ir.DataType.FLOAT, *_NARROW):
+        if len(weight.shape) != 1 or weight.dtype not in (ir.DataType.FLOAT, *NARROW):
             continue
         found = _scaled(_through_casts(_widened_from(scaled, weight.dtype)))
         if found is None:
@@ -80,7 +80,7 @@ def _is_square_of(square: ir.Value, x: ir.Value) -> bool:
 def _widened_from(value: ir.Value, narrow: ir.DataType) -> ir.Value:
     """Of a cast between float32 and a narrow dtype, whichever way, what it reads; of anything else itself."""
     node = value.producer()
-    if narrow not in _NARROW or node is None or node.op_type != "Cast" or node.inputs[0] is None:
+    if narrow not in NARROW or node is None or node.op_type != "Cast" or node.inputs[0] is None:
         return value
     return node.inputs[0] if {value.dtype, node.inputs[0].dtype} == {ir.DataType.FLOAT, narrow} else value
 

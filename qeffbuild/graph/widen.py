@@ -7,6 +7,7 @@ it, which whoever writes weights out carries out once.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -16,8 +17,9 @@ from qeffbuild.graph.fold import foldable_values
 from qeffbuild.signature import IoSignature, State, Tensor
 
 WIDE = ir.DataType.FLOAT
-_NARROW = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
+NARROW = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 _NAMES = ("float16", "bfloat16")
+Said = TypeVar("Said", Tensor, State)
 # Whose results are numbers that they were given.
 _MOVES = frozenset({
     "Concat", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "Reshape", "ScatterElements",
@@ -36,19 +38,15 @@ def widened(signature: IoSignature) -> IoSignature:
     """The signature of the graph that `widen` leaves."""
     return replace(
         signature,
-        inputs=tuple(map(_wide_tensor, signature.inputs)),
-        outputs=tuple(map(_wide_tensor, signature.outputs)),
-        states=tuple(_wide_state(state) for state in signature.states),
-        held=tuple(map(_wide_tensor, signature.held)),
+        inputs=tuple(map(_wide, signature.inputs)),
+        outputs=tuple(map(_wide, signature.outputs)),
+        states=tuple(map(_wide, signature.states)),
+        held=tuple(map(_wide, signature.held)),
     )
 
 
-def _wide_tensor(tensor: Tensor) -> Tensor:
-    return replace(tensor, dtype="float32") if tensor.dtype in _NAMES else tensor
-
-
-def _wide_state(state: State) -> State:
-    return replace(state, dtype="float32") if state.dtype in _NAMES else state
+def _wide(said: Said) -> Said:
+    return replace(said, dtype="float32") if said.dtype in _NAMES else said
 
 
 def _widen(graph: ir.Graph, weights: set[ir.Value], *, rounding: bool) -> int:
@@ -66,7 +64,7 @@ def _widen(graph: ir.Graph, weights: set[ir.Value], *, rounding: bool) -> int:
 
 
 def is_narrow(value: ir.Value) -> bool:
-    return value.dtype in _NARROW
+    return value.dtype in NARROW
 
 
 def _widen_initializer(graph: ir.Graph, value: ir.Value) -> None:
@@ -108,9 +106,9 @@ def _widen_attribute(node: ir.Node, name: str) -> None:
     said = node.attributes.get(name)
     if said is None:
         return
-    if said.type == ir.AttributeType.TENSOR and said.as_tensor().dtype in _NARROW:
+    if said.type == ir.AttributeType.TENSOR and said.as_tensor().dtype in NARROW:
         node.attributes[name] = ir.AttrTensor(name, ir.tensor(said.as_tensor().numpy().astype(np.float32)))
-    elif said.type == ir.AttributeType.INT and name == "dtype" and ir.DataType(said.as_int()) in _NARROW:
+    elif said.type == ir.AttributeType.INT and name == "dtype" and ir.DataType(said.as_int()) in NARROW:
         node.attributes[name] = ir.AttrInt64(name, int(WIDE))
 
 
@@ -119,19 +117,19 @@ def _widen_cast(graph: ir.Graph, node: ir.Node, *, is_kept: bool) -> int:
     dtype, result = ir.DataType(node.attributes["to"].as_int()), node.outputs[0]
     source = node.inputs[0]
     assert source is not None
-    if dtype in _NARROW and is_kept:
+    if dtype in NARROW and is_kept:
         result.type = ir.TensorType(dtype)
         cast = _cast(result, WIDE)
         _put_behind(result, cast)
         graph.insert_after(node, cast)
         return 1
-    if dtype in _NARROW:
+    if dtype in NARROW:
         node.attributes["to"] = ir.AttrInt64("to", int(WIDE))
         result.type = ir.TensorType(WIDE)
-    if dtype in (*_NARROW, WIDE) and source.dtype == WIDE and not result.is_graph_output():
+    if dtype in (*NARROW, WIDE) and source.dtype == WIDE and not result.is_graph_output():
         result.replace_all_uses_with(source)
         graph.remove(node, safe=True)
-    return int(dtype in _NARROW)
+    return int(dtype in NARROW)
 
 
 def _round(graph: ir.Graph, node: ir.Node, value: ir.Value, dtype: ir.DataType) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from itertools import groupby
 from typing import Any
 
-TOLERANCE = 1e-4
+from page import TOLERANCE
+
 NOT_TRIED = ("configuration", "model", "reference")
 HEAD = """# Architectures of the other tasks
 

@@ -14,13 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from time import thread_time
 
-_MAPS = Path("/proc/self/maps")
-_PAGE = 2 << 20
+MAPS = Path("/proc/self/maps")
+PAGE = 2 << 20
 _TRIM, _AHEAD, _OWN_MAPPING = -1, -2, -3  # mallopt's names: M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD
 _LARGEST = 32 << 20  # allocations of more are never the heap's
 _MOST = (1 << 31) - 1  # bytes that mallopt can be told
 _USUAL_AHEAD = 128 << 10
-_IN_LARGE_PAGES = 14  # MADV_HUGEPAGE
+_IN_LARGEPAGES = 14  # MADV_HUGEPAGE
 _TRIED = 8  # pages that are touched first
 _PATIENCE = 0.002  # seconds of a processor for a page: one lies ready and is cleared in less, or Linux has to make room
 
@@ -30,7 +30,7 @@ def grown_ahead(size: int) -> Iterator[None]:
     """Allocations inside come from the heap, up to `size` bytes of them from large pages. What stays unused is given
     back, and was never more than addresses."""
     libc = ctypes.CDLL(None)
-    if not hasattr(libc, "mallopt") or not _MAPS.is_file():
+    if not hasattr(libc, "mallopt") or not MAPS.is_file():
         yield
         return
     _grow(libc, min(size, _MOST))
@@ -49,20 +49,20 @@ def _grow(libc: ctypes.CDLL, size: int) -> None:
     start = _end()
     for option, value in ((_OWN_MAPPING, _LARGEST), (_TRIM, _MOST), (_AHEAD, size)):
         libc.mallopt(option, value)
-    libc.free(libc.malloc(_LARGEST - _PAGE))  # more than is mostly left of it
-    first, last = -(-start // _PAGE) * _PAGE, _end() // _PAGE * _PAGE
+    libc.free(libc.malloc(_LARGEST - PAGE))  # more than is mostly left of it
+    first, last = -(-start // PAGE) * PAGE, _end() // PAGE * PAGE
     if first >= last:
         return
-    tried = min(first + _TRIED * _PAGE, last)
-    libc.madvise(first, tried - first, _IN_LARGE_PAGES)
+    tried = min(first + _TRIED * PAGE, last)
+    libc.madvise(first, tried - first, _IN_LARGEPAGES)
     began = thread_time()
-    for address in range(first, tried, _PAGE):
+    for address in range(first, tried, PAGE):
         ctypes.memset(address, 0, 1)
     if thread_time() - began < _PATIENCE * _TRIED:
-        libc.madvise(tried, last - tried, _IN_LARGE_PAGES)
+        libc.madvise(tried, last - tried, _IN_LARGEPAGES)
 
 
 def _end() -> int:
     """Where the heap ends; 0 where there is none."""
-    ends = [line.split("-")[1].split()[0] for line in _MAPS.read_text().splitlines() if line.endswith("[heap]")]
+    ends = [line.split("-")[1].split()[0] for line in MAPS.read_text().splitlines() if line.endswith("[heap]")]
     return max((int(end, 16) for end in ends), default=0)

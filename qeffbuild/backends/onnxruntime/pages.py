@@ -10,15 +10,12 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from threading import Timer
 from time import thread_time
 
-from qeffbuild.backends.onnxruntime.heap import grown_ahead
+from qeffbuild.backends.onnxruntime.heap import MAPS, PAGE, grown_ahead
 
-_MAPS = Path("/proc/self/maps")
-_PAGE = 2 << 20
-_STEP = 16 * _PAGE
+_STEP = 16 * PAGE
 _PATIENCE = 0.006  # seconds of a processor for a page: moving one takes 0.5 ms, making room for one some ms more
 _AFTER = 1.0  # seconds: what is still to be loaded comes first
 _COLLAPSE = 25  # MADV_COLLAPSE, Linux 6.1: now, not when the kernel finds time
@@ -44,19 +41,19 @@ def collapse(regions: Regions) -> None:
     madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     began, pages = thread_time(), 0
     for start, end in regions:
-        for first in range(-(-start // _PAGE) * _PAGE, end // _PAGE * _PAGE, _STEP):
-            madvise(first, min(_STEP, end // _PAGE * _PAGE - first), _COLLAPSE)
-            pages += _STEP // _PAGE
+        for first in range(-(-start // PAGE) * PAGE, end // PAGE * PAGE, _STEP):
+            madvise(first, min(_STEP, end // PAGE * PAGE - first), _COLLAPSE)
+            pages += _STEP // PAGE
             if thread_time() - began > _PATIENCE * pages:
                 return
 
 
 def _anonymous() -> Regions:
     """Memory that is no file's, in order of address."""
-    if not _MAPS.is_file():
+    if not MAPS.is_file():
         return []
     found = []
-    for line in _MAPS.read_text().splitlines():
+    for line in MAPS.read_text().splitlines():
         addresses, permissions, _, _, inode, *_ = line.split(maxsplit=5)
         if permissions == "rw-p" and inode == "0":
             start, _, end = addresses.partition("-")
