@@ -21,8 +21,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from qeffbuild.errors import ModelError
 from qeffbuild.export.rotary import add_long_tables
+from qeffbuild.models.classes import learn
 from qeffbuild.models.code import own_class
-from qeffbuild.models.own import learn
 
 _MOST_NUMBERS = 1 << 24  # of a tensor that is made at all before it moves to the meta device
 
@@ -32,7 +32,7 @@ def configuration(said: Mapping[str, Any], code: Path | None = None) -> Any:
     model_type = str(said.get("model_type"))
     known = {key: value for key, value in said.items() if key not in ("quantization_config", "auto_map")}
     own = None if code is None else own_class(said, "AutoConfig", code)
-    learn(model_type)
+    learn(said)
     if own is None and model_type not in CONFIG_MAPPING:
         raise ModelError(
             "model.unsupported",

@@ -18,7 +18,7 @@ import numpy as np
 from qeffbuild.gate.pages import give_back, mapped_files
 from qeffbuild.graph.decode import decode
 from qeffbuild.models import Facts, Tensor, read_facts
-from qeffbuild.models.own import learn
+from qeffbuild.models.classes import learn
 from qeffbuild.models.tasks import CAUSAL, classes
 
 
@@ -30,7 +30,7 @@ def network_of(folder: Path, task: str = CAUSAL) -> Any:
 
     talk.disable_progress_bar()  # stderr has one voice, and it is ours
     said = json.loads((folder / "config.json").read_text("utf-8"))
-    learn(str(said.get("model_type")))
+    learn(said)
     if not said.get("quantization_config"):
         return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
     from transformers import CONFIG_MAPPING
@@ -51,7 +51,7 @@ def mapped_network(folder: Path, facts: Facts, *, trust_remote_code: bool = Fals
     import transformers
     from transformers.utils import logging as talk
 
-    learn(facts.model_type)
+    learn(facts.config)
     if facts.config.get("quantization_config"):
         with torch.inference_mode():
             yield network_of(folder, facts.task)

@@ -1,10 +1,27 @@
-"""A configuration and a task -> transformers' model of it, on whatever device is the default."""
+"""A configuration and a task -> transformers' model of it; what transformers' own tables lack is told to them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
-from qeffbuild.models.tasks import CAUSAL, classes
+from qeffbuild.models.own import OWN
+from qeffbuild.models.tasks import CAUSAL, class_of_part, classes
+
+
+def learn(config: Mapping[str, Any]) -> None:
+    """From here on transformers' tables have the type of config.json: one of ours, or the text part of a family."""
+    import transformers
+
+    model_type = str(config.get("model_type"))
+    if model_type in OWN:
+        room = import_module(f"qeffbuild.models.own.{model_type}")
+        transformers.AutoConfig.register(model_type, room.CONFIG, exist_ok=True)
+        transformers.AutoModelForCausalLM.register(room.CONFIG, room.MODEL, exist_ok=True)
+    elif part := class_of_part(config):
+        model = getattr(transformers, part)
+        transformers.AutoModelForCausalLM.register(model.config_class, model, exist_ok=True)
 
 
 def model_from(config: Any, task: str, *, trust_remote_code: bool = False, **arguments: Any) -> Any:

@@ -20,7 +20,10 @@ _PIECE = 16 << 20  # bytes looked at at once
 
 
 def nonfinite(folder: Path, tensors: Mapping[str, Tensor], progress: Callable[[float, str], None]) -> tuple[str, ...]:
-    """Names of tensors with a NaN or an infinity, in the order in which they lie."""
+    """Names of tensors with a NaN or an infinity, in the order in which they lie.
+
+    A single number may be infinite: so models write a bound that is not set (Gemma 4 has four beside each layer).
+    """
     total, done = sum(tensor.nbytes for tensor in tensors.values()) or 1, 0
     found = []
     for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].file, item[1].offset)):
@@ -43,6 +46,7 @@ def _is_finite(path: Path, tensor: Tensor) -> bool:
         file.seek(tensor.offset)
         for start in range(0, tensor.nbytes, _PIECE):
             bits = np.frombuffer(file.read(min(_PIECE, tensor.nbytes - start)), dtype)
-            if (bits & dtype.type(without_sign)).max() >= least:
-                return False
+            largest = (bits & dtype.type(without_sign)).max()
+            if largest >= least:
+                return not tensor.shape and largest == least != without_sign
     return True

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from qeffbuild.errors import ModelError
-from qeffbuild.models.classes import model_from
+from qeffbuild.models.classes import learn, model_from
 from qeffbuild.models.facts import Facts
-from qeffbuild.models.own import learn
 from qeffbuild.models.tasks import EMBEDDING
 from qeffbuild.models.weights import Tensor
 
@@ -78,7 +77,7 @@ def refuse_disagreement(folder: Path, found: Disagreement) -> None:
 def _configuration(folder: Path, facts: Facts, trust_remote_code: bool) -> Any:
     from transformers import CONFIG_MAPPING, AutoConfig
 
-    learn(facts.model_type)
+    learn(facts.config)
     try:
         if trust_remote_code and facts.config.get("auto_map"):
             return AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code, local_files_only=True)

@@ -55,6 +55,15 @@ def classes(task: str) -> Mapping[str, str]:
     return found | {name: cls for name, cls in encoders.items() if cls.endswith("EncoderModel")}
 
 
+def class_of_part(config: Mapping[str, Any]) -> str | None:
+    """The class of a language model that was saved by itself, where transformers' table has it for the family only."""
+    model_type, architecture = str(config.get("model_type")), _architecture(config)
+    family = next((name for name, found in classes(CAUSAL).items() if found == architecture), None)
+    if family is None or model_type in classes(CAUSAL) or not model_type.startswith(f"{family}_"):
+        return None
+    return architecture
+
+
 def task_of(folder: Path, config: Mapping[str, Any], *, asked: str = "auto", trust_remote_code: bool = False) -> str:
     """What the model does, or is asked to do; refused here, without transformers, when its type cannot do it."""
     path = folder / CONFIG
@@ -66,6 +75,8 @@ def task_of(folder: Path, config: Mapping[str, Any], *, asked: str = "auto", tru
             _refuse_task(path, f"{model_type} is an encoder (is_decoder is not true)")
         if model_type in classes(asked) or (asked == CAUSAL and trust_remote_code and config.get("auto_map")):
             return asked
+        if asked == CAUSAL and class_of_part(config):
+            return asked
         _refuse_type_or_task(path, model_type, f"transformers has no {asked} class for {model_type}")
     if (folder / MODULES).is_file() and model_type in classes(EMBEDDING):
         return EMBEDDING
@@ -76,11 +87,14 @@ def task_of(folder: Path, config: Mapping[str, Any], *, asked: str = "auto", tru
 
 def _sees(folder: Path, config: Mapping[str, Any], model_type: str) -> bool:
     """Some classes stand in the tables of text and of images: with a processor in the folder they are meant to see."""
-    named = config.get("architectures")
-    architecture = named[0] if isinstance(named, list) and named else None
+    architecture = _architecture(config)
     both = classes(IMAGE_TEXT).get(model_type)
     is_in_both = both is not None and both == classes(CAUSAL).get(model_type) and architecture in (None, both)
-    return is_in_both and any((folder / name).is_file() for name in PROCESSORS)
+    return is_in_both and _has_processor(folder)
+
+
+def _has_processor(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in PROCESSORS)
 
 
 def task_of_type(model_type: str, asked: str = "auto") -> str | None:
@@ -103,15 +117,21 @@ def unsupported(model_type: str | None, found: str, where: str | None = None) ->
     return ModelError("model.unsupported", found, where=where, hint=suggestion + known)
 
 
+def _architecture(config: Mapping[str, Any]) -> str | None:
+    named = config.get("architectures")
+    return named[0] if isinstance(named, list) and named and isinstance(named[0], str) else None
+
+
 def _said(path: Path, config: Mapping[str, Any], model_type: str, trust_remote_code: bool) -> str:
-    architectures = config.get("architectures")
-    architecture = architectures[0] if isinstance(architectures, list) and architectures else None
-    for task in TASKS:
+    architecture = _architecture(config)
+    if class_of_part(config):
+        return CAUSAL
+    for task in TASKS if _has_processor(path.parent) else (CAUSAL, *TASKS):
         if architecture is not None and classes(task).get(model_type) == architecture:
             if task == CAUSAL and _is_encoder(model_type) and not _is_causal(config):
                 _refuse_task(path, f"{model_type} is an encoder (is_decoder is not true)")
             return task
-    if isinstance(architecture, str) and _OTHER_HEAD.search(architecture):
+    if architecture is not None and _OTHER_HEAD.search(architecture):
         _refuse_task(path, f"{architecture} does nothing that is built here", model_type)
     if _is_encoder(model_type) and not _is_causal(config):
         return EMBEDDING

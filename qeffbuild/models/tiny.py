@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qeffbuild.errors import ModelError, QeffBuildError
-from qeffbuild.models.own import learn
+from qeffbuild.models.classes import learn
 from qeffbuild.models.tasks import CAUSAL, CTC, GENERATING, IMAGE_TEXT, SPEECH, classes, task_of_type, unsupported
 from qeffbuild.models.tiny_images import write_tiny_seeing
 from qeffbuild.models.tiny_tasks import CHARACTERS, beyond_causal, write_features, write_processor
@@ -71,6 +71,16 @@ _CORRECTIONS: Mapping[str, Mapping[str, Any]] = {
     },
     "deepseek_v2": {"num_experts_per_tok": 2},
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
+    # Layers with a window have sizes of their own.
+    "dots3_note_text": {
+        "swa_num_attention_heads": 8,
+        "swa_num_key_value_heads": 8,
+        "swa_head_dim": 32,
+        "swa_qk_nope_head_dim": 16,
+        "swa_v_head_dim": 16,
+        "swa_q_lora_rank": 32,
+        "swa_kv_lora_rank": 16,
+    },
     "falcon": {"new_decoder_architecture": True},  # the form that has grouped KV heads
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 16},
     "granitemoehybrid": {"layers_block_type": ["linear_attention", "full_attention"]},
@@ -131,7 +141,7 @@ def tiny_config(model_type: str, vocab_size: int, end: int, task: str = CAUSAL) 
     """The configuration of the small model; `end` is the token that begins and ends a text."""
     from transformers import CONFIG_MAPPING
 
-    learn(model_type)
+    learn({"model_type": model_type})
     if model_type not in classes(task) or model_type not in CONFIG_MAPPING:
         raise unsupported(model_type, f"model.model_type: unknown model_type {model_type!r:.60}")
     fixed = {"vocab_size": vocab_size, "bos_token_id": end, "eos_token_id": end}

@@ -17,7 +17,7 @@ DTYPES = {
 }  # fmt: skip
 
 
-def found(folder: Path, dtype: str, values: list[float]) -> tuple[str, ...]:
+def found(folder: Path, dtype: str, values: list[float] | float) -> tuple[str, ...]:
     """What is found in a file with one odd byte before the tensor, as offsets may be anything."""
     array = np.array(values, DTYPES[dtype])
     (folder / "x").write_bytes(b"\x7f" + array.tobytes())
@@ -39,3 +39,10 @@ def test_nan_is_found_in_every_dtype_and_large_numbers_are_none(dtype: str, tmp_
 @pytest.mark.parametrize("value", [math.inf, -math.inf])
 def test_infinity_is_found_where_a_dtype_has_one(dtype: str, value: float, tmp_path: Path) -> None:
     assert found(tmp_path, dtype, [1.0, value]) == ("weights",)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_single_number_may_be_infinite_as_a_bound_that_is_not_set_but_never_nan(dtype: str, tmp_path: Path) -> None:
+    assert found(tmp_path, dtype, math.nan) == ("weights",)
+    if dtype != "float8_e4m3fn":
+        assert found(tmp_path, dtype, -math.inf) == ()

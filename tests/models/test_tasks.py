@@ -66,6 +66,25 @@ def test_a_folder_of_sentence_transformers_is_an_embedding_model(tmp_path: Path)
     assert task_of(tmp_path, config) == "embedding"
 
 
+def test_a_language_model_that_was_saved_by_itself_is_known_by_its_class(tmp_path: Path) -> None:
+    config = {"model_type": "emu3_text_model", "architectures": ["Emu3ForCausalLM"]}
+
+    assert task_of(tmp_path, config) == task_of(tmp_path, config, asked="causal-lm") == "causal-lm"
+    with pytest.raises(ModelError) as without:
+        task_of(tmp_path, {"model_type": "emu3_text_model"})
+    assert without.value.kind == "model.unsupported"
+
+
+def test_what_hears_goes_on_with_a_text_where_no_processor_lies_beside_it(tmp_path: Path) -> None:
+    named = {"architectures": ["MossTranscribeDiarizeForConditionalGeneration"]}
+    config = {"model_type": "moss_transcribe_diarize", **named}
+
+    alone = task_of(tmp_path, config)
+    (tmp_path / "processor_config.json").write_text("{}")
+
+    assert (alone, task_of(tmp_path, config)) == ("causal-lm", "text-seq2seq")
+
+
 def test_every_task_has_its_table_of_classes() -> None:
     assert all(len(classes(task)) > 10 for task in TASKS)
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from qeffbuild.errors import ModelError
-from qeffbuild.models import DEMO, load_tokenizer, read_facts
+from qeffbuild.models import DEMO, load_tokenizer, read_facts, tiny
 from qeffbuild.models.skeleton import compare
 from qeffbuild.models.tasks import CAUSAL, classes
 from qeffbuild.models.tiny import TOKENIZER_SHA256, tiny_config, write_tiny
 
 # One of each kind: learned positions, ALiBi, grouped heads, merged experts, windows, sinks, a recurrent state.
-FAMILIES = ("gpt2", "mpt", "llama", "mixtral", "gemma2", "gpt_oss", "mamba")
+FAMILIES = ("gpt2", "mpt", "llama", "mixtral", "gemma2", "gpt_oss", "mamba", "dots3_note")
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
@@ -76,9 +76,11 @@ def test_an_unknown_model_type_is_refused_with_a_suggestion(tmp_path: Path) -> N
     assert "llama" in caught.value.hint
 
 
-def test_a_family_that_stays_large_is_refused_before_its_memory_is_taken(tmp_path: Path) -> None:
+def test_a_family_that_stays_large_is_refused_before_its_memory_is_taken(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(tiny, "_MOST_PARAMETERS", 1000)
+
     with pytest.raises(ModelError) as caught:
-        write_tiny(tmp_path, "dots3_note_text", seed=0, tokenizer=DEMO)
+        write_tiny(tmp_path, "gpt2", seed=0, tokenizer=DEMO)
 
     assert caught.value.kind == "model.unsupported"
     assert list(tmp_path.iterdir()) == []
