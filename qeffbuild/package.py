@@ -138,7 +138,8 @@ def write_manifest(folder: Path, facts: Mapping[str, Any], known: Mapping[str, s
 def model_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     """What the runtime has to know of the model. The generation config has the last word, as in transformers."""
     config = facts["config"]
-    said = {**config.get("text_config", {}), **config, **(facts["generation_config"] or {})}
+    text = config.get("text_config") or (config.get("decoder") if config.get("vocab_size") is None else None) or {}
+    said = {**text, **config, **(facts["generation_config"] or {})}
     eos = said.get("eos_token_id")
     ends = eos if isinstance(eos, list) else [] if eos is None else [eos]
     # GPT-2's and MPT's words for the longest context; whoever has none says nothing of it.

@@ -35,7 +35,7 @@ from qeffbuild.signature import Tensor
 # What a trial run is fed where a graph's axis is free: the second token is padding, and must do no harm.
 _TRIAL = {"batch_size": 1, "seq_len": 2, "num_logits": 1, "ctx_len": 4}
 PREFILL = "prefill"  # a second form of the main graph, for prompts
-_TRIAL_SAMPLES = 16_000  # a second of sound
+_TRIAL_SOUND = {2: 16_000, 3: 200}  # samples, or frames, of a sound; by the number of its axes
 
 
 def run(work: Work) -> None:
@@ -187,8 +187,8 @@ def _try_graph(session: Any, package: Package, name: str, *, is_finite_wanted: b
 
 def _trial(tensor: Tensor) -> np.ndarray:
     """Zeros of a small shape; a mask that hides nothing but the last token, which then is padding."""
-    is_sound = tensor.dtype == "float32" and tensor.axes[1:] == ("seq_len",)
-    sizes = {**_TRIAL, "seq_len": _TRIAL_SAMPLES} if is_sound else _TRIAL
+    is_sound = tensor.dtype == "float32" and "seq_len" in tensor.axes
+    sizes = {**_TRIAL, "seq_len": _TRIAL_SOUND[len(tensor.axes)]} if is_sound else _TRIAL
     array = np.zeros([axis if isinstance(axis, int) else sizes.get(axis, 1) for axis in tensor.axes], tensor.dtype)
     if tensor.name == "attention_mask":
         array[:, :1] = 1

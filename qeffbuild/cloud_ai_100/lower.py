@@ -10,7 +10,7 @@ from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass
 from qeffbuild.cloud_ai_100.cache_ops import add_functions
 from qeffbuild.cloud_ai_100.carried import with_heads, without_loops
 from qeffbuild.cloud_ai_100.finish import finish
-from qeffbuild.cloud_ai_100.form import Form, set_io, signature_of
+from qeffbuild.cloud_ai_100.form import Form, set_io, signature_of, unsupported
 from qeffbuild.cloud_ai_100.functions import outline_layers
 from qeffbuild.cloud_ai_100.images import lower_vision, retain_images, sees
 from qeffbuild.cloud_ai_100.lower_reader import lower_reader
@@ -48,6 +48,10 @@ def run(work: Work) -> None:
 
 def _lower_speech(model: ir.Model, signature: IoSignature, encoder: Member, form: Form) -> IoSignature:
     """Decoder and encoder in one graph; what the decoder only reads comes in as an input until they are joined."""
+    if not all(isinstance(axis, int) for axis in encoder.signature.inputs[0].axes[1:]):
+        raise unsupported(
+            "its encoder hears sounds of any length, one by one; here a graph hears so many frames at once"
+        )
     told = replace(signature, inputs=(*signature.inputs, *signature.held), held=())
     lowered = lower(model, told, form)
     heard = load_graph(encoder.graph)

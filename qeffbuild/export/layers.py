@@ -118,15 +118,24 @@ def number_of(config: Any) -> int | None:
 
 
 def stack_of(model: nn.Module, within: str) -> tuple[str, nn.ModuleList]:
-    """The longest list of modules of few classes is the stack of decoder layers; lists inside of lists are parts."""
+    """The longest list of modules of few classes is the stack of decoder layers; lists inside of lists are parts.
+
+    A layer is made of modules and hands on as many tokens as it takes: convolutions that a sound enters by are none.
+    """
     parts = ((name, module) for name, module in model.named_modules() if name.startswith(within))
     lists = [(name, module) for name, module in parts if isinstance(module, nn.ModuleList)]
     inner = {name for outer, _ in lists for name, _ in lists if name.startswith(f"{outer}.")}
     several = [(name, module) for name, module in lists if name not in inner and len(module) > 1]
-    stacks = [(name, module) for name, module in several if len({type(m) for m in module}) <= 3]
+    alike = [(name, stack) for name, stack in several if len({type(m) for m in stack}) <= 3]
+    stacks = [(name, stack) for name, stack in alike if all(map(_is_layer, stack))]
     if not stacks:
         raise NotAlike("the model has no list of layers")
     return max(stacks, key=lambda item: len(item[1]))
+
+
+def _is_layer(module: nn.Module) -> bool:
+    convolutions = (part for part in module.modules() if isinstance(part, nn.modules.conv._ConvNd))
+    return any(True for _ in module.children()) and all(max(part.stride) == 1 for part in convolutions)
 
 
 def _config_of(model: Any, path: str) -> Any:

@@ -6,6 +6,7 @@ only read while tokens are made. All rows of a batch are at the same position.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,10 +18,11 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from qeffbuild.export.adapted import adapted
 from qeffbuild.export.cache import flat_states, retained_cache
-from qeffbuild.export.interfaces import interfaces, use, use_its_own
+from qeffbuild.export.interfaces import use_its_own
 from qeffbuild.export.layers import Layers, NotAlike, plan_or_whole, stack_of
-from qeffbuild.export.modules import AnyAttention, Traceable
+from qeffbuild.export.modules import Traceable
 from qeffbuild.export.positions import true_positions
+from qeffbuild.export.sound import LENGTH, LENGTHS, is_free, sound_of
 from qeffbuild.export.states import CacheForm, StateSpec, accepts
 from qeffbuild.signature import State, Tensor
 
@@ -31,15 +33,14 @@ MASK = Tensor(name="attention_mask", dtype="int64", axes=_ROWS)
 INDEX = Tensor(name="logits_index", dtype="int64", axes=("batch_size", "num_logits"))
 CROSS_MASK = Tensor(name="encoder_attention_mask", dtype="int64", axes=("batch_size", "encoder_ctx_len"))
 _KEYS_AND_VALUES = ("keys", "values")
-CTX_LEN = 17
-_STEPS = ((0, 4), (4, 5), (5, 6), (6, 9))  # prompt, tokens one by one, and several at once
 
 
 @dataclass
 class _Heard(BaseModelOutput):
-    """What an encoder says, in the form of those with experts, too."""
+    """What an encoder says, in the form of those with experts, and of those that say how much of it counts, too."""
 
     router_logits: Any = None
+    attention_mask: Any = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,10 +56,9 @@ def graphs(model: Any) -> tuple[Traceable, ...]:
     if not model.config.is_encoder_decoder:
         raise ValueError("no encoder and decoder: what it hears goes among the words that one decoder reads")
     parts = _parts(model)
-    hears = model.main_input_name == "input_features"
-    if not hears and model.main_input_name != IDS.name:
-        raise ValueError(f"its encoder reads {model.main_input_name}: sound as it is, not as bands of frequencies")
-    inputs = (features(model),) if hears else (IDS, MASK)
+    reads = model.main_input_name == IDS.name
+    inputs = (IDS, MASK) if reads else (sound_of(model),)
+    has_mask = reads or is_free(inputs[0])
     held = tuple(
         Tensor(name=_cross(place), dtype="float32", axes=("batch_size", shape[1], "encoder_ctx_len", shape[3]))
         for place, shape in enumerate(parts.cross)
@@ -66,18 +66,19 @@ def graphs(model: Any) -> tuple[Traceable, ...]:
     layer_of = {tensor.name: place // 2 for place, tensor in enumerate(held)}
     decoder = Traceable(
         graph="decoder",
-        module=_Decoder(model, parts, has_mask=not hears),
+        module=_Decoder(model, parts, has_mask=has_mask),
         inputs=(IDS, POSITIONS, INDEX),
         outputs=("logits",),
         layer_of=layer_of,
         states=tuple(_signed(spec) for spec in parts.form.states),
-        held=held if hears else (*held, CROSS_MASK),
+        held=(*held, CROSS_MASK) if has_mask else held,
     )
     encoder = Traceable(
         graph="encoder",
         module=_Encoder(model),
         inputs=inputs,
         outputs=tuple(tensor.name for tensor in held),
+        sizes=None if reads else {LENGTH: LENGTHS[inputs[0].name][0]},
         layer_of=layer_of,
     )
     return decoder, encoder
@@ -100,34 +101,6 @@ def _parts_with_layers(model: Any) -> tuple[str, str]:
     """The paths of the encoder and of the decoder."""
     names = {module: name for name, module in model.named_modules()}
     return names[model.get_encoder()], names[model.get_decoder()]
-
-
-@torch.no_grad()
-def error(model: Any, made: tuple[Traceable, ...], attention: str, choice: AnyAttention) -> float:
-    """A few decoder steps of two rows through both graphs, and all tokens at once through PyTorch."""
-    decoder, encoder = made
-    given = _example(model, encoder)
-    tokens = (torch.arange(9) * 37 + 20)[None].repeat(2, 1) % 200 + torch.tensor([[0], [7]])
-    use_its_own(model)
-    arguments = dict(zip((tensor.name for tensor in encoder.inputs), given, strict=True))
-    expected = model(**arguments, decoder_input_ids=tokens, use_cache=False).logits
-    use(model, attention)
-    worst = 0.0
-    with interfaces(choice), adapted(model):
-        for measuring in (True, False):  # measured once, then computed as it will be traced
-            choice.measuring = measuring
-            held = [*encoder.module(*given), *given[1:2]]
-            states = [spec.zeros(2, CTX_LEN) for spec in decoder.module.parts.form.states]  # type: ignore[union-attr]
-            for start, stop in _STEPS[:1] if measuring else _STEPS:
-                given_tokens, positions = tokens[:, start:stop], torch.arange(start, stop).repeat(2, 1)
-                index = torch.arange(stop - start).repeat(2, 1)
-                if stop - start == 1:  # a trace takes the way of several tokens, and so does this
-                    given_tokens, positions = tokens[:, start : stop + 1], torch.tensor([[start, -1]] * 2)
-                logits, *states = decoder.module(given_tokens, positions, index, *states, *held)
-                if not measuring:
-                    difference = (logits - expected[:, start:stop]).abs().max() / expected.std()
-                    worst = max(worst, float(difference))
-    return worst
 
 
 class _Encoder(nn.Module):
@@ -167,14 +140,27 @@ class _Decoder(nn.Module):
         if accepts(self.model, "decoder_attention_mask"):
             # Else some models make one as long as the tokens that they have seen, not as the cache.
             arguments["decoder_attention_mask"] = torch.ones(input_ids.shape[0], states[0].shape[2], dtype=torch.long)
-        if self.has_mask:
-            arguments["attention_mask"] = rest[-1]
         # Nobody looks at what the encoder said: its keys and values are there already.
         said = torch.zeros(input_ids.shape[0], cross[0].shape[2], _width(self.model), dtype=self.model.dtype)
-        with true_positions(self.model, positions):
+        with true_positions(self.model, positions), self._seeing(rest[-1]):
             logits = self.model(decoder_input_ids=input_ids, encoder_outputs=_Heard(said), **arguments).logits
         chosen = torch.gather(logits, 1, logits_index[:, :, None].expand(-1, -1, logits.shape[-1]))
         return (chosen, *flat_states(own, self.parts.form.states))
+
+    @contextlib.contextmanager
+    def _seeing(self, mask: torch.Tensor) -> Iterator[None]:
+        """Inside the block the decoder sees what `mask` shows of an encoder's output, of a length of its own."""
+        decoder = self.model.get_decoder()
+
+        def show(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+            return args, {**kwargs, "encoder_attention_mask": mask}
+
+        hook = decoder.register_forward_pre_hook(show, with_kwargs=True) if self.has_mask else None
+        try:
+            yield
+        finally:
+            if hook is not None:
+                hook.remove()
 
     def _one_symbol_each(
         self, input_ids: torch.Tensor, states: Sequence[torch.Tensor], held: Sequence[torch.Tensor]
@@ -259,28 +245,3 @@ def _width(model: Any) -> int:
     """Of what the encoder says."""
     config = getattr(model.get_encoder(), "config", model.config).get_text_config()
     return int(getattr(config, "d_model", None) or config.hidden_size)
-
-
-def features(model: Any) -> Tensor:
-    """[batch, mel bands, frames]: as many frames as fill the encoder's positions."""
-    config, encoder = model.config, model.get_encoder()
-    if not hasattr(encoder, "conv1"):
-        raise ValueError("sound does not enter it by two convolutions, as it does in Whisper")
-    stride = encoder.conv1.stride[0] * encoder.conv2.stride[0]
-    frames = config.max_source_positions * stride
-    return Tensor(name="input_features", dtype="float32", axes=("batch_size", config.num_mel_bins, frames))
-
-
-def _example(model: Any, encoder: Traceable) -> tuple[torch.Tensor, ...]:
-    """Two rows, of which the second is shorter where rows have lengths."""
-    first = encoder.inputs[0]
-    if first.dtype == "float32":
-        _, bands, frames = first.axes
-        assert isinstance(bands, int)
-        assert isinstance(frames, int)
-        wave = torch.sin(torch.arange(2 * bands * frames) ** 1.1 / 50)
-        return (wave.reshape(2, bands, frames),)
-    ids = (torch.arange(11) * 29 + 23)[None].repeat(2, 1) % 180 + torch.tensor([[20], [25]])
-    mask = torch.ones_like(ids)
-    mask[1, 7:] = 0
-    return ids, mask

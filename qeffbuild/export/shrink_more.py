@@ -10,7 +10,8 @@ from qeffbuild.export.shrink import HEADS, WORDS
 
 _LAYERS = (
     "num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "decoder_layers",
-    "num_decoder_layers", "num_encoder_layers",
+    "num_decoder_layers", "num_encoder_layers", "encoder_num_hidden_layers", "decoder_num_hidden_layers",
+    "speech_encoder_layers",
 )  # fmt: skip
 _HEADS = ("num_attention_heads", "encoder_attention_heads", "decoder_attention_heads", "num_heads", "n_head", "n_heads")
 _INNER = ("intermediate_size", "encoder_ffn_dim", "decoder_ffn_dim", "d_ff", "n_inner", "hidden_dim")
@@ -26,9 +27,15 @@ _TIED_TO_WIDTH = ("num_conv_pos_embedding_groups", "num_key_value_heads", "head_
 
 def small(said: Mapping[str, Any], full: Any) -> dict[str, Any]:
     """`said` is config.json, `full` the transformers configuration made of it (which knows the defaults)."""
+    config = _smaller(said, full)
+    _fewer_heads(config, full)
+    return config
+
+
+def _smaller(said: Mapping[str, Any], full: Any) -> dict[str, Any]:
+    """In its parts as well; their widths hang together, so that heads stay as many there."""
     config = copy.deepcopy(dict(said))
     _fewer_layers(config, full)
-    _fewer_heads(config, full)
     for name in _INNER:
         if _number(full, name) is not None and not hasattr(full, "num_conv_pos_embedding_groups"):
             config[name] = min(_number(full, name) or 0, _MOST_INNER)
@@ -40,6 +47,9 @@ def small(said: Mapping[str, Any], full: Any) -> dict[str, Any]:
             config[name] = min(value, WORDS - 1)
         elif isinstance(value, list):
             config[name] = [min(token, WORDS - 1) for token in value]
+    for name in full.sub_configs:
+        if (part := getattr(full, name, None)) is not None:
+            config[name] = _smaller(config.get(name) or part.to_dict(), part)
     return config
 
 

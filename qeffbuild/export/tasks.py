@@ -168,9 +168,9 @@ def embedding_of(facts: Mapping[str, Any], pooling: str, normalize: bool | None)
 
 def kind_of(task: str, how: str, is_normal: bool) -> Kind:
     if task in GENERATING:
-        from qeffbuild.export import seq2seq
+        from qeffbuild.export import seq2seq, seq2seq_check
 
-        return Kind(graphs=seq2seq.graphs, error=seq2seq.error, stacks=seq2seq.stacks, count=seq2seq.count)
+        return Kind(graphs=seq2seq.graphs, error=seq2seq_check.error, stacks=seq2seq.stacks, count=seq2seq.count)
     return Kind(graphs=_at_once(task, how, is_normal), error=encoder_check.error, stacks=_one_stack, count=_count)
 
 

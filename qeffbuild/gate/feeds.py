@@ -87,7 +87,8 @@ def _given(row: Row, held: Row, start: int, stop: int) -> dict[str, np.ndarray]:
     given = {**held, "attention_mask": np.ones((1, stop - start)), "position_ids": np.arange(start, stop)[None]}
     given |= {"logits_index": np.arange(stop - start)[None], "input_ids": _text(row)[:, start:stop]}
     if START in row:
-        given["encoder_attention_mask"] = row.get("attention_mask", np.ones((1, 1)))
+        heard = max((array.shape[2] for array in held.values() if array.ndim == 4), default=1)
+        given["encoder_attention_mask"] = row.get("attention_mask", np.ones((1, heard)))
     if SOUND in row:  # one frame means that what was heard stays
         given[SOUND] = row[SOUND] if start == 0 else np.zeros_like(row[SOUND][..., :1])
     if IS_IMAGE in row:

@@ -53,13 +53,11 @@ def _row(task: str, token_ids: np.ndarray, network: Any, number: int) -> Row:
     begun = {START: np.concatenate([np.full((1, 1), _start(network)), token_ids[:, :-1]], axis=1)}
     if task == TEXT:
         return {"input_ids": token_ids, "attention_mask": np.ones_like(token_ids), **begun}
-    from qeffbuild.export.seq2seq import features
+    from qeffbuild.export.sound import is_free, sound_of, wave
 
-    _, bands, frames = features(network).axes
-    assert isinstance(bands, int)
-    assert isinstance(frames, int)
-    sound = _wave((number + 1) * bands * frames)[-bands * frames :].reshape(1, bands, frames)
-    return {SOUND: sound, **begun, HEARD: np.array([network.config.max_source_positions])}
+    sound = sound_of(network)
+    row = {sound.name: wave(sound, number).numpy(), **begun}
+    return row if is_free(sound) else {**row, HEARD: np.array([network.config.max_source_positions])}
 
 
 def _start(network: Any) -> int:

@@ -43,6 +43,8 @@ def read_generation_config(folder: Path) -> dict[str, Any] | None:
 def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The part about the language model, where a config has several."""
     nested = config.get("text_config")
+    if nested is None and config.get("vocab_size") is None:  # a decoder of one family behind an encoder of another
+        nested = config.get("decoder")
     return nested if isinstance(nested, Mapping) else config
 
 

@@ -21,17 +21,17 @@ _SIZES: Mapping[int, str] = {
     "attention_hidden_size lru_width attn_hidden_size model_dim emb_dim embedding_dim decoder_hidden_size "
     "decoder_hidden_dim hidden_dim",
     256: "intermediate_size ffn_dim d_ff d_inner decoder_ffn_dim encoder_ffn_dim n_inner ffn_hidden_size dff dim_ff "
-    "mlp_hidden_size intermediate_dim mamba_intermediate_size mamba_d_ssm",
+    "mlp_hidden_size intermediate_dim mamba_intermediate_size mamba_d_ssm speech_encoder_intermediate_size",
     64: "moe_intermediate_size moe_ffn_hidden_size shared_expert_intermediate_size shared_intermediate_size "
     "moe_shared_expert_intermediate_size expert_intermediate_size expert_ffn_hidden_size bottleneck_size "
     "moe_latent_size",
     2: "num_hidden_layers num_layers n_layer n_layers decoder_layers num_decoder_layers encoder_layers num_blocks "
     "num_encoder_layers num_experts_per_tok num_experts_per_token moe_topk moe_k top_k_experts expert_top_k "
-    "max_window_layers mamba_expand expand o_groups altup_num_inputs linear_num_key_heads",
+    "max_window_layers mamba_expand expand o_groups altup_num_inputs linear_num_key_heads speech_encoder_layers",
     8: "num_attention_heads n_head n_heads num_heads decoder_attention_heads encoder_attention_heads "
     "num_decoder_attention_heads num_encoder_attention_heads swa_num_attention_heads rotary_dim mamba_d_state "
     "ssm_state_size state_size mamba_dt_rank mamba_chunk_size time_step_rank chunk_size adapter_rank laurel_rank "
-    "hidden_size_per_layer_input num_buckets index_topk indexer_budget",
+    "hidden_size_per_layer_input num_buckets index_topk indexer_budget speech_encoder_attention_heads",
     4: "num_key_value_heads num_kv_heads n_kv_heads n_head_kv multi_query_group_num swa_num_key_value_heads "
     "num_experts n_routed_experts num_local_experts moe_num_experts n_experts linear_num_value_heads "
     "linear_conv_kernel_dim mamba_d_conv indexer_compress_ratio",
@@ -58,6 +58,8 @@ _MROPE = [2, 3, 3]  # half a head of 16 in three parts
 
 _HYBRID = ["mamba", "hybrid", "mamba", "hybrid"]
 _ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+
+_PADDING_APART = ("m2m_100", "seamless_m4t", "seamless_m4t_v2", "speech_to_text", "speecht5")
 
 # What a family needs beyond its sizes, so that a small configuration is a possible one.
 _CORRECTIONS: Mapping[str, Mapping[str, Any]] = {
@@ -93,7 +95,7 @@ _CORRECTIONS: Mapping[str, Mapping[str, Any]] = {
     "mamba2": {"num_heads": 16},  # times head_dim: expand times hidden_size
     "ministral": {"head_dim": 16},
     # Positions are counted without padding, so that must not be what a text begins with.
-    "m2m_100": {"pad_token_id": 1},
+    **{name: {"pad_token_id": 1} for name in _PADDING_APART},
     # Else no layer of two has experts.
     "nllb-moe": {"encoder_sparse_step": 1, "decoder_sparse_step": 1, "pad_token_id": 1},
     "qwen4_exp_text": {
@@ -195,7 +197,8 @@ def write_tiny(folder: Path, model_type: str, *, seed: int, tokenizer: Path, tas
             raise ModelError("model.unsupported", f"{found:.200}", hint="use model.scale=full") from problem
         _randomise(model)
     if does in GENERATING:
-        start = {"decoder_start_token_id": end, "pad_token_id": end} if does != CAUSAL else {}
+        padding = getattr(config, "pad_token_id", end)
+        start = {"decoder_start_token_id": end, "pad_token_id": padding} if does != CAUSAL else {}
         model.generation_config = GenerationConfig(bos_token_id=end, eos_token_id=end, **start)
     model.save_pretrained(folder)
     write_processor(folder, tokenizer, does)
@@ -221,10 +224,17 @@ def _shrink(family: Any, fixed: Mapping[str, Any], more: Mapping[str, Any], *, i
     for name, inner in family.sub_configs.items():
         nested = getattr(default, name, None)
         if nested is not None or isinstance(inner, type):
-            chosen[name] = _shrink(type(nested) if nested is not None else inner, fixed, {}, is_decoder=is_decoder)
+            part = type(nested) if nested is not None else inner
+            chosen[name] = _shrink(part, fixed, _reading(name, nested), is_decoder=is_decoder)
     corrections = _CORRECTIONS.get(family.model_type, {})
     given = {word: value for word, value in fixed.items() if _has(default, word)}
     return family(**{**chosen, **given, **more, **corrections})
+
+
+def _reading(name: str, default: Any) -> dict[str, Any]:
+    """What lets one model read what another one says, where each is of a family of its own."""
+    words = {"is_decoder", "add_cross_attention"} if name == "decoder" and _has(default, "is_decoder") else set()
+    return {word: True for word in words if _has(default, word)}
 
 
 def _settings(default: Any, fixed: Mapping[str, Any]) -> dict[str, Any]:

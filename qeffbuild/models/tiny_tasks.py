@@ -47,6 +47,7 @@ def write_features(folder: Path, config: Any) -> None:
     """How sound is prepared for the model, in the words of its own family."""
     from transformers import FEATURE_EXTRACTOR_MAPPING
 
-    extractor: Any = FEATURE_EXTRACTOR_MAPPING[type(config)]
-    sizes = {"feature_size": config.num_mel_bins} if getattr(config, "num_mel_bins", None) else {}
-    extractor(**sizes).save_pretrained(folder)
+    parts = (config, *(getattr(config, name) for name in config.sub_configs))
+    extractor: Any = next(FEATURE_EXTRACTOR_MAPPING[type(p)] for p in parts if type(p) in FEATURE_EXTRACTOR_MAPPING)
+    bands = next((part.num_mel_bins for part in parts if getattr(part, "num_mel_bins", None)), None)
+    extractor(**({"feature_size": bands} if bands else {})).save_pretrained(folder)

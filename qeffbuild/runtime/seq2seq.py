@@ -23,6 +23,7 @@ from qeffbuild.runtime.tokenizer import Tokenizer
 from qeffbuild.spec.types import DecodingSpec
 
 ENCODER, DECODER = "encoder", "decoder"
+LENGTH, SHOWN = "seq_len", "encoder_attention_mask"
 Feed = Mapping[str, np.ndarray]
 
 
@@ -43,7 +44,8 @@ class Seq2Seq:
         self.shapes, self.rules = Shapes.of(package), Rules.of(package.model)
         self.ctx_len: int = package.specialization["ctx_len"]
         self.states = session.allocate(DECODER, self.shapes.rows, self.ctx_len)
-        self.encoder_states = session.allocate(ENCODER, self.shapes.rows, 0)
+        self.is_alone = hearing is not None and LENGTH in session.signature(ENCODER).inputs[0].axes
+        self.encoder_states = session.allocate(ENCODER, 1 if self.is_alone else self.shapes.rows, 0)
 
     def answer(self, asked: Asked) -> Answers:
         tally = Tally()
@@ -105,12 +107,40 @@ class Seq2Seq:
 
     def _listen(self, rows: Sequence[Feed]) -> None:
         """Runs the encoder; the decoder holds what comes out until other rows are there."""
+        if self.is_alone:
+            self.session.hold(self.states, self._heard(rows))
+            return
         feed = self._padded(rows)
         made = self.session.run(ENCODER, feed, self.encoder_states)
         held = {tensor.name: made[tensor.name] for tensor in self.session.signature(ENCODER).outputs}
         if "attention_mask" in feed:
-            held["encoder_attention_mask"] = feed["attention_mask"]
+            held[SHOWN] = feed["attention_mask"]
         self.session.hold(self.states, held)
+
+    def _heard(self, rows: Sequence[Feed]) -> dict[str, np.ndarray]:
+        """Sounds of any length go one by one: what follows a sound would change how it is heard."""
+        made = [self._heard_alone(row) for row in rows]
+        longest = max(each.shape[2] for heard in made for each in heard.values())
+        held = {}
+        for name in made[0]:
+            whole = np.zeros((self.shapes.rows, made[0][name].shape[1], longest, made[0][name].shape[3]), np.float32)
+            for place, heard in enumerate(made):
+                whole[place, :, : heard[name].shape[2]] = heard[name][0]
+            held[name] = whole
+        mask = np.zeros((self.shapes.rows, longest), np.int64)
+        mask[:, 0] = 1  # rows that stand idle see something, so that nothing is NaN
+        for place, heard in enumerate(made):
+            mask[place, : next(iter(heard.values())).shape[2]] = 1
+        return {**held, SHOWN: mask}
+
+    def _heard_alone(self, row: Feed) -> dict[str, np.ndarray]:
+        try:
+            made = self.session.run(ENCODER, row, self.encoder_states)
+        except RuntimeError as cause:  # convolutions that nothing is left of, positions that the model does not have
+            (sound,) = row.values()
+            found = f"audio: {sound.shape[1]} samples or frames are not what the model hears: {cause}"
+            raise RunError("run.audio", f"{found:.300}", hint="give a longer sound, or cut it into pieces") from cause
+        return {tensor.name: np.array(made[tensor.name]) for tensor in self.session.signature(ENCODER).outputs}
 
     def _padded(self, rows: Sequence[Feed]) -> dict[str, np.ndarray]:
         feed = {}
@@ -175,9 +205,11 @@ class Seq2Seq:
         assert self.hearing is not None
         (tensor,) = self.session.signature(ENCODER).inputs
         sounds = [read_wav(Path(name), self.hearing.rate) for name in names]
-        for name, sound in zip(names, sounds, strict=True):
-            self.hearing.check(sound, self.hearing.extractor.n_samples, name)
-        rows: list[Feed] = [{tensor.name: self.hearing.inputs(sound, tensor.name)} for sound in sounds]
+        if not self.is_alone:
+            for name, sound in zip(names, sounds, strict=True):
+                self.hearing.check(sound, self.hearing.extractor.n_samples, name)
+        heard = [self.hearing.inputs(sound, tensor) for sound in sounds]
+        rows: list[Feed] = [{tensor.name: each[None] if self.is_alone else each} for each in heard]
         outputs: list[dict[str, Any]] = [
             {"audio": name, "seconds": len(sound) / self.hearing.rate}
             for name, sound in zip(names, sounds, strict=True)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from qeffbuild.errors import RunError
+from qeffbuild.signature import Tensor
 
 _HINT = "convert it to WAV with plain samples (PCM): ffmpeg -i IN -ac 1 -ar 16000 OUT.wav"
 
@@ -71,10 +72,22 @@ class Hearing:
             ) from cause
         self.rate = int(self.extractor.sampling_rate)
 
-    def inputs(self, samples: np.ndarray, name: str) -> np.ndarray:
-        """One row of the graph's sound input."""
+    def inputs(self, samples: np.ndarray, wanted: Tensor) -> np.ndarray:
+        """One row of the graph's sound input, without what the processor itself masks behind it."""
         made = self.extractor(samples, sampling_rate=self.rate, return_tensors="np")
-        return np.asarray(made[name][0], np.float32)
+        if len(made[wanted.name]) > 1:
+            found = f"audio: {len(samples) / self.rate:.1f} s of sound, which the model's processor takes apart"
+            raise RunError("run.audio", found, hint="cut it into pieces")
+        row, shown = np.asarray(made[wanted.name][0], np.float32), made.get("attention_mask")
+        if len(row.shape) != len(wanted.axes) - 1 or any(
+            isinstance(axis, int) and axis != size for axis, size in zip(wanted.axes[1:], row.shape, strict=True)
+        ):
+            raise RunError(
+                "run.processor",
+                f"the processor makes features of shape {list(row.shape)}, but the model takes {list(wanted.axes[1:])}",
+                hint="build from a folder whose preprocessor_config.json is this model's own",
+            )
+        return row if shown is None or len(shown[0]) != len(row) else row[: int(np.asarray(shown[0]).sum())]
 
     def check(self, samples: np.ndarray, most: int, name: str) -> None:
         if len(samples) > most:

@@ -50,7 +50,7 @@ class Listener:
 
     def _logits(self, sound: np.ndarray) -> np.ndarray:
         (tensor,) = self.session.signature(GRAPH).inputs
-        values = self.hearing.inputs(sound, tensor.name)
+        values = self.hearing.inputs(sound, tensor)
         if not self.session.any_length:
             values = np.pad(values, (0, self.shapes.fitting(len(values)) - len(values)))
         return np.array(self.session.run(GRAPH, {tensor.name: values[None]}, self.states)["logits"][0])

@@ -27,10 +27,11 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Small]:
     root = tmp_path_factory.mktemp("tasks")
     made: dict[tuple[str, ...], Small] = {}
 
-    def build(model_type: str, *words: str) -> Small:
-        key = (model_type, *words)
+    def build(model_type: str, *words: str, task: str = "auto") -> Small:
+        key = (model_type, task, *words)
         if key not in made:
-            common = (f"cache.root={root}", "model=hf", f"model.model_type={model_type}", "model.scale=tiny")
+            kind = (f"model.model_type={model_type}", f"model.task={task}")
+            common = (f"cache.root={root}", "model=hf", *kind, "model.scale=tiny")
             with contextlib.redirect_stderr(io.StringIO()):
                 built = api.build(api.compose([*common, *words], conf_dirs=()))
             made[key] = Small(built.folder_of("fetch") / "model", built.package)
@@ -42,8 +43,16 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Small]:
 @pytest.fixture(scope="session")
 def wav(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two seconds of a rising tone and noise."""
-    path = tmp_path_factory.mktemp("sound") / "tone.wav"
-    time = np.arange(2 * 16000) / 16000
+    return tone(tmp_path_factory.mktemp("sound") / "tone.wav", 2)
+
+
+@pytest.fixture(scope="session")
+def shorter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tone(tmp_path_factory.mktemp("sound") / "shorter.wav", 1.25)
+
+
+def tone(path: Path, seconds: float) -> Path:
+    time = np.arange(int(seconds * 16000)) / 16000
     noise = np.random.default_rng(0).standard_normal(time.size)
     sound = 0.4 * np.sin(2 * np.pi * 440 * time * (1 + time / 4)) + 0.05 * noise
     with wave.open(str(path), "wb") as file:

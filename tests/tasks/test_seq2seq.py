@@ -12,7 +12,8 @@ from qeffbuild.runtime.reading import Asked
 from qeffbuild.spec.types import DecodingSpec
 
 TEXTS = ("Hello there", "And it came to pass in those days, that there went out a decree", "In the beginning")
-OTHERS = ("marian", "m2m_100", "switch_transformers", "nllb-moe", "t5gemma2", "bigbird_pegasus")
+THAT_HEAR = ("speech_to_text", "speecht5", "seamless_m4t", "canary", "cohere_asr", "speech-encoder-decoder")
+OTHERS = ("encoder-decoder", "marian", "m2m_100", "switch_transformers", "nllb-moe", "t5gemma2", "bigbird_pegasus")
 DECODING = DecodingSpec(max_new_tokens=12, ignore_eos=True)
 
 
@@ -39,23 +40,28 @@ def test_texts_are_those_of_transformers_in_ragged_batches(model_type: str, smal
 
 
 @pytest.mark.slow
-def test_a_transcript_is_that_of_transformers(small: Callable, wav: Path) -> None:
+@pytest.mark.parametrize(
+    "model_type", ["whisper", "moonshine", *(pytest.param(name, marks=pytest.mark.long) for name in THAT_HEAR)]
+)
+def test_transcripts_are_those_of_transformers(model_type: str, small: Callable, wav: Path, shorter: Path) -> None:
     import torch
-    from transformers import AutoFeatureExtractor, WhisperForConditionalGeneration
+    from transformers import AutoFeatureExtractor, AutoModelForSpeechSeq2Seq
 
     from qeffbuild.runtime.sound import read_wav
 
-    built = small("whisper", "specialization.ctx_len=32")
-    model = WhisperForConditionalGeneration.from_pretrained(built.model).eval()
+    built = small(model_type, "specialization.batch_size=2", "specialization.ctx_len=32", task="speech-seq2seq")
+    model = AutoModelForSpeechSeq2Seq.from_pretrained(built.model, attn_implementation="eager").eval()
     extractor = AutoFeatureExtractor.from_pretrained(built.model)
 
-    (output,) = open_reader(built.package).answer(Asked(audio=(str(wav),), decoding=DECODING)).as_json()["outputs"]
+    sounds = (str(wav), str(shorter))
+    outputs = open_reader(built.package).answer(Asked(audio=sounds, decoding=DECODING)).as_json()["outputs"]
 
-    features = extractor(read_wav(wav, 16000), sampling_rate=16000, return_tensors="pt")["input_features"]
-    tokens = torch.tensor([[model.generation_config.decoder_start_token_id]])
-    with torch.inference_mode():
-        for _ in range(12):
-            logits = model(input_features=features, decoder_input_ids=tokens).logits[0, -1]
-            tokens = torch.cat([tokens, logits.argmax()[None, None]], dim=1)
-    assert output["token_ids"] == tokens[0, 1:].tolist()
-    assert output["seconds"] == 2.0
+    for sound, output in zip(sounds, outputs, strict=True):
+        given = dict(extractor(read_wav(Path(sound), 16000), sampling_rate=16000, return_tensors="pt"))
+        tokens = torch.tensor([[model.generation_config.decoder_start_token_id]])
+        with torch.inference_mode():
+            for _ in range(12):
+                logits = model(**given, decoder_input_ids=tokens, use_cache=False).logits[0, -1]
+                tokens = torch.cat([tokens, logits.argmax()[None, None]], dim=1)
+        assert output["token_ids"] == tokens[0, 1:].tolist()
+    assert [output["seconds"] for output in outputs] == [2.0, 1.25]
