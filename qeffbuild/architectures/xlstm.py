@@ -1,51 +1,62 @@
-"""The matrix memory token by token, as a loop that a graph can hold: the family's kernels count chunks of a text."""
+"""The matrix memory as a retained state, met token by token: the family's kernels count chunks of a text."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from transformers.models.xlstm.modeling_xlstm import xLSTMLayer, xLSTMModel
 
-from qeffbuild.export.loops import recurrence
+from qeffbuild.export.cache import CarryingCache, carried
+from qeffbuild.export.loops import each_token
 
-
-def by_tokens(
-    self: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    igate: torch.Tensor,
-    fgate: torch.Tensor,
-    **initial: Any,
-) -> tuple[torch.Tensor, None]:
-    """query, key [B,H,S,D], value [B,H,S,V], igate and fgate [B,H,S], of a text from its beginning -> [B,H,S,V].
-
-    The state is [B,H,D,V+2]: the memory, beside it its norm and, the same in all rows, its scale.
-    """
-    if any(one is not None for one in initial.values()):
-        raise NotImplementedError("a memory of what went before")
-    width = value.shape[-1]
-
-    def step(one: list[torch.Tensor], state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        query, key, value, igate, fgate = one
-        memory, norm, scale = state[..., :width], state[..., width], state[:, :, :1, width + 1]
-        out, (memory, norm, scale) = self.step_kernel_fn(
-            query=query,
-            key=key,
-            value=value,
-            igate=igate[..., None],
-            fgate=fgate[..., None],
-            cstate=memory,
-            nstate=norm,
-            mstate=scale,
-            eps=self.config.eps,
-        )
-        beside = torch.stack((norm, scale.expand_as(norm)), dim=-1)
-        return out.flatten(1), torch.cat((memory, beside), dim=-1)
-
-    wholes = [x.transpose(1, 2) for x in (query, key, value, igate, fgate)]
-    first = 0 * (key[:, :, 0, :, None] * torch.nn.functional.pad(value[:, :, 0, None], (0, 2))).float()
-    return recurrence(step, wholes, first).unflatten(-1, (-1, width)).transpose(1, 2), None
+MODEL, LAYER = xLSTMModel.forward, xLSTMLayer.forward
 
 
-REPLACED = {"xLSTMBackend.forward": by_tokens}
+class Memories(CarryingCache):
+    """`rnn_state[layer]` is the memory of a layer. There is nothing to iterate over in one: its layer writes it."""
+
+    seqlen_offset = 0
+
+    def __init__(self, config: Any, max_batch_size: int, **kwargs: Any) -> None:
+        super().__init__(config.num_blocks, states=3)
+
+    @property
+    def rnn_state(self) -> list[Memory]:
+        return [Memory(self, index) for index in range(len(self.layers))]
+
+
+class Memory(tuple[()]):
+    cache: Any
+    layer_idx: int
+
+    def __new__(cls, cache: Memories, layer_idx: int) -> Memory:
+        made = super().__new__(cls)
+        made.cache, made.layer_idx = cache, layer_idx
+        return made
+
+
+def model(self: Any, *args: Any, **kwargs: Any) -> Any:
+    """In one piece, as a model goes that collects what it finds: else it would count pieces of the text."""
+    return MODEL(self, *args, **{**kwargs, "output_hidden_states": True})
+
+
+def layer(self: Any, x: torch.Tensor, state: Any = None) -> tuple[torch.Tensor, Any]:
+    """x [B,S,D]. The states are the memory [B,H,K,V], its norm [B,H,K] and its scale [B,H,1]."""
+    if not isinstance(state, Memory):
+        return LAYER(self, x, state)
+    heads = self.config.num_heads
+    sizes = (heads, self.qk_dim // heads, self.v_dim // heads), (heads, self.qk_dim // heads), (heads, 1)
+
+    def one(x: torch.Tensor) -> torch.Tensor:
+        likes = [x.new_zeros(x.shape[0], *size).float() for size in sizes]
+        found: Any = [carried(state.cache, state.layer_idx, like, i) for i, like in enumerate(likes)]
+        out, left = LAYER(self, x, found)
+        for i, new in enumerate(left or ()):
+            state.cache.update_recurrent_state(new, state.layer_idx, i)
+        return out
+
+    return each_token(one, x), state
+
+
+REPLACED = {"xLSTMModel.forward": model, "xLSTMLayer.forward": layer, "xLSTMCache": Memories}

@@ -52,6 +52,16 @@ class RetainedLayer(CacheLayerMixin):
         self.indexer_keys = ctx_scatter(cache, self.cache.position_ids, updates)[:, 0]
         return self.indexer_keys
 
+    @property
+    def indexer_position_ids(self) -> torch.Tensor:
+        """The positions of all slots, [3,batch,context] for time, height and width, before those of new tokens."""
+        batch, _, slots, _ = self.keys.shape
+        return torch.arange(slots).expand(3, batch, slots)
+
+    @indexer_position_ids.setter
+    def indexer_position_ids(self, position_ids: torch.Tensor | None) -> None:
+        """A slot's position is its number: there is nothing to keep."""
+
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.keys.shape[2], 0
 
@@ -72,6 +82,19 @@ class RecurrentLayer(RetainedLayer, LinearAttentionLayer):
 
     def lazy_initialization(self, *args: Any, **kwargs: Any) -> None:
         """The states are there from the start."""
+
+
+def carried(cache: Cache, layer: int, like: torch.Tensor, state: int = 0) -> torch.Tensor:
+    """What the layer carries from the token before; zeros `like` what it will carry, before the first of all."""
+    held = cache.get_recurrent_state(layer, state)
+    return torch.zeros_like(like) if held is None else held
+
+
+class CarryingCache(Cache):
+    """A cache of nothing but carried states, so many in each layer, for families that have no Cache of their own."""
+
+    def __init__(self, layers: int, states: int = 1) -> None:
+        super().__init__(layers=[LinearAttentionLayer(number_of_states=states) for _ in range(layers)])
 
 
 class RetainedCache(Cache):

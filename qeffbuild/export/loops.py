@@ -64,6 +64,14 @@ def _looped(plain: Callable[..., Any], loop: Loop, cache: RetainedCache) -> Call
     return forward
 
 
+def each_token(one: Callable[..., torch.Tensor], *wholes: torch.Tensor) -> torch.Tensor:
+    """one(a token of each of wholes[B,S,...]) for each token, in their order -> all results [B,S,...].
+
+    For families that are to carry states in the cache: between the marks of a trace there is one token.
+    """
+    return torch.cat([one(*(whole[:, at : at + 1] for whole in wholes)) for at in range(wholes[0].shape[1])], dim=1)
+
+
 def _cut_to(one: slice) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda tensor: tensor[:, one]
 
@@ -87,26 +95,3 @@ def _joined(outs: list[Any]) -> Any:
     if isinstance(first, tuple):
         return tuple(_joined([out[index] for out in outs]) for index in range(len(first)))
     return first
-
-
-def recurrence(
-    step: Callable[[list[torch.Tensor], torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
-    wholes: list[torch.Tensor],
-    state: torch.Tensor,
-) -> torch.Tensor:
-    """step(one token of each of wholes[B,S,...], state[B,...]) -> its result and the next state; all results [B,S,...].
-
-    For families that loop over a whole text in Python. The state begins as zeros, whatever `state` holds.
-    """
-    batch, length = wholes[0].shape[:2]
-    positions = torch.arange(length)[None].expand(batch, length)
-    if not isinstance(length, torch.SymInt):
-        state, outs = torch.zeros_like(state), []
-        for at in range(length):
-            out, state = step([whole[:, at] for whole in wholes], state)
-            outs.append(out)
-        return torch.stack(outs, dim=1)
-    out, new = step([token(whole)[:, 0] for whole in wholes], state_in(state, positions))
-    last = state_out(state, new, positions)
-    # Whoever reads no last state would have the loop do without one.
-    return tokens(out[:, None], positions) + 0 * last.flatten(1)[:, None, : out.shape[-1]]

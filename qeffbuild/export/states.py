@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-from transformers.cache_utils import Cache, CacheLayerMixin, EncoderDecoderCache
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, EncoderDecoderCache
 
 from qeffbuild.signature import State
 
@@ -128,8 +128,8 @@ def text_kept() -> CacheForm:
 
 
 def cache_name(model: nn.Module) -> str:
-    """Models whose whole past is a recurrent state call their cache so."""
-    return "past_key_values" if accepts(model, "past_key_values") else "cache_params"
+    """Models whose whole past is carried from token to token have other words for their cache."""
+    return next((name for name in ("past_key_values", "cache_params", "state") if accepts(model, name)), "cache_params")
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -234,12 +234,14 @@ def _lengths_of_all() -> Iterator[None]:
         Cache.get_seq_length, Cache.get_mask_sizes = own_length, own_sizes  # type: ignore[method-assign]
 
 
-def _cache_after(model: nn.Module, batch: int, tokens: int) -> Cache:
+def _cache_after(model: Any, batch: int, tokens: int) -> Cache:
     arguments: dict[str, Any] = {"input_ids": torch.ones(batch, tokens, dtype=torch.long), "use_cache": True}
     if accepts(model, "position_ids"):
         arguments["position_ids"] = torch.arange(tokens)[None].expand(batch, tokens)
-    out = model(**arguments)
-    cache = getattr(out, cache_name(model), None)
+    cache = getattr(model(**arguments), cache_name(model), None)
+    if cache is None and accepts(model, "past_key_values"):  # some fill what they are given, and return nothing
+        cache = DynamicCache(config=model.config)
+        model(**arguments, past_key_values=cache)
     if cache is None:
         raise NoStates("the model returns no key-value cache")
     if isinstance(cache, EncoderDecoderCache):
@@ -252,6 +254,8 @@ def _cache_after(model: nn.Module, batch: int, tokens: int) -> Cache:
 def _tensors(layer: Any) -> Iterator[tuple[str, int | str | None, torch.Tensor]]:
     """Each tensor that a layer of the cache holds, with its key where it holds several under one name."""
     for name, value in vars(layer).items():
+        if name == "indexer_position_ids":  # which a context of true positions has by itself
+            continue
         if isinstance(value, torch.Tensor) and value.dim() > 0:
             yield name, None, value
         elif isinstance(value, dict):

@@ -77,6 +77,8 @@ def _shape(node: ir.Node) -> Shape | None:
         return first
     if node.op_type in SPREAD | COMPARE:
         return None if None in shapes else spread(shape for shape in shapes if shape is not None)
+    if node.op_type == "MatMul":
+        return _product(first, shapes[1])
     if node.op_type == "Transpose":
         order = node.attributes["perm"].as_ints() if "perm" in node.attributes else range(len(first))[::-1]
         return tuple(first[axis] for axis in order)
@@ -89,13 +91,20 @@ def _shape(node: ir.Node) -> Shape | None:
     return None
 
 
+def _product(one: Shape, other: Shape | None) -> Shape | None:
+    if other is None or len(one) < 2 or len(other) < 2:
+        return None
+    leading = spread((one[:-2], other[:-2]))
+    return None if leading is None else (*leading, one[-2], other[-1])
+
+
 def _dtype(node: ir.Node) -> ir.DataType | None:
     if node.op_type in COMPARE:
         return ir.DataType.BOOL
     if node.op_type == "Cast":
         return ir.DataType(node.attributes["to"].as_int())
     places = {"Where": 1, "CastLike": 1}
-    if node.op_type in SAME | SPREAD | {"Transpose", "Unsqueeze", "Squeeze", "Expand", "Reshape", "Tile"}:
+    if node.op_type in SAME | SPREAD | {"MatMul", "Transpose", "Unsqueeze", "Squeeze", "Expand", "Reshape", "Tile"}:
         value = node.inputs[places.get(node.op_type, 0)]
         return None if value is None else value.dtype
     return None

@@ -11,7 +11,20 @@ from qeffbuild.graph.loops import lower_loops
 from qeffbuild.models.tiny import tiny_config
 
 # State-space layers alone; gated delta rule, convolutions, lightning attention, and each of them beside attention.
-FAMILIES = ("mamba", "mamba2", "qwen3_next", "lfm2", "minimax", "jamba", "kimi_linear", "zaya")
+FAMILIES = (
+    "mamba",
+    "mamba2",
+    "qwen3_next",
+    "lfm2",
+    "minimax",
+    "jamba",
+    "kimi_linear",
+    "zaya",
+    "recurrent_gemma",
+    "qwen4_exp_text",
+)
+# Their states hold the greatest exponent so far, which no product of matrices makes.
+IN_LOGARITHMS = ("rwkv", "xlstm")
 MARKS = {
     "mamba2": pytest.mark.slow,
     "qwen3_next": pytest.mark.slow,
@@ -19,12 +32,18 @@ MARKS = {
     "jamba": pytest.mark.long,
     "kimi_linear": pytest.mark.long,
     "zaya": pytest.mark.long,
+    "recurrent_gemma": pytest.mark.long,
+    "rwkv": pytest.mark.slow,
+    "xlstm": pytest.mark.long,
+    "qwen4_exp_text": pytest.mark.long,
 }
 ROWS = ([17, 230, 41, 99, 3, 180, 64, 7, 121, 55, 210], [140, 9, 77, 201])
 DECODED = [101, 35, 222]
 
 
-@pytest.mark.parametrize("model_type", [pytest.param(name, marks=MARKS.get(name, ())) for name in FAMILIES])
+@pytest.mark.parametrize(
+    "model_type", [pytest.param(name, marks=MARKS.get(name, ())) for name in (*FAMILIES, *IN_LOGARITHMS)]
+)
 def test_a_recurrent_model_says_what_pytorch_says(exported_config, model_type):
     made = exported_config(tiny_config(model_type, 256, 2))
     rows = [[*row, *DECODED] for row in ROWS]
