@@ -12,7 +12,7 @@ which are most of the work) is moved out of it first and done for all tokens at 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -103,7 +103,10 @@ class _Loop:
 
 
 def _loops(graph: ir.Graph) -> list[_Loop]:
-    """Marks and what has to be between them, apart by what hangs together; a shared Token alone joins nothing."""
+    """Marks and what has to be between them, apart by what hangs together: by a state, and by what is made of one.
+
+    What is made of tokens alone joins nothing: layers share what they ask of positions. Each loop has it for itself.
+    """
     fill_shapes(graph)
     hoist(graph)
     fill_shapes(graph)
@@ -115,31 +118,46 @@ def _loops(graph: ir.Graph) -> list[_Loop]:
             node = group[node]
         return node
 
+    of_tokens: set[ir.Node] = set()
     inside: set[ir.Value] = set()
     for node in graph:
-        entering = [value for value in node.inputs if value in inside]
-        if is_mark(node, BEGIN):
-            inside.update(node.outputs)
-        if not entering and not is_mark(node, {"StateIn", "StateOut"}):
+        makers = [value.producer() for value in node.inputs if value is not None and value in inside]
+        if is_mark(node, BEGIN) or makers:
+            inside.update(() if is_mark(node, END) else node.outputs)
+        joined = [maker for maker in makers if maker in group]
+        if is_mark(node, {"StateIn", "StateOut"}):
+            joined += [other for use in node.inputs[0].uses() if (other := use.node) in group]  # type: ignore[union-attr]
+        elif not joined and not is_mark(node, END):
+            of_tokens.update([node] if makers else [])
             continue
-        for value in entering:
-            maker = value.producer() if value is not None else None
-            if maker is not None and not is_mark(maker, {"Token"}):
-                group[leader(node)] = leader(maker)
+        for other in joined:
+            group[leader(node)] = leader(other)
         leader(node)
-        if not is_mark(node, END):
-            inside.update(node.outputs)
     found: dict[ir.Node, _Loop] = {}
-    for node in sorted(group, key=order.__getitem__):
-        loop = found.get(leader(node))
-        if loop is None:
-            loop = found[leader(node)] = _Loop(position_ids=_positions(node, group, leader))
-        _sort_in(node, loop)
+    members: dict[ir.Node, list[ir.Node]] = {}
+    for node in group:
+        members.setdefault(leader(node), []).append(node)
+    for first, nodes in members.items():
+        found[first] = _Loop(position_ids=_positions(nodes))
+        for node in sorted(_with_makers(nodes, of_tokens), key=order.__getitem__):
+            _sort_in(node, found[first])
     return sorted(found.values(), key=lambda loop: order[loop.ends[0] if loop.ends else loop.states[0]])
 
 
-def _positions(node: ir.Node, group: dict[ir.Node, ir.Node], leader: Callable[[ir.Node], ir.Node]) -> ir.Value:
-    mark = next(other for other in group if leader(other) is leader(node) and is_mark(other, END))
+def _with_makers(nodes: Iterable[ir.Node], among: Container[ir.Node]) -> set[ir.Node]:
+    """The nodes, and of the others what they are made of."""
+    found, waiting = set[ir.Node](), list(nodes)
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found.add(node)
+            makers = (value.producer() for value in node.inputs if value is not None)
+            waiting += [maker for maker in makers if maker is not None and maker in among]
+    return found
+
+
+def _positions(nodes: Iterable[ir.Node]) -> ir.Value:
+    mark = next(node for node in nodes if is_mark(node, END))
     position_ids = mark.inputs[-1]
     assert position_ids is not None
     return position_ids
@@ -181,7 +199,11 @@ def _replace(graph: ir.Graph, loop: _Loop, results: Sequence[ir.Value], outer: E
     outer.place(last)
     for node, result in zip([*loop.states, *loop.ends], results, strict=True):
         replace_value(graph, node.outputs[0], result)
-    graph.remove([*loop.states, *loop.ends, *loop.nodes, *loop.begins], safe=True)
+    gone = [*loop.states, *loop.ends]
+    for node in reversed([*loop.begins, *loop.nodes]):
+        if all(use.node in gone for value in node.outputs for use in value.uses()):  # else another loop has it, too
+            gone.append(node)
+    graph.remove(gone, safe=True)
 
 
 def _place(graph: ir.Graph, node: ir.Node) -> int:

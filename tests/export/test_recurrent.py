@@ -75,6 +75,18 @@ def test_every_loop_goes_by_chunks(exported_config, model_type):
     assert not said.token_by_token
 
 
+@pytest.mark.slow
+def test_layers_that_ask_the_same_of_positions_are_loops_of_their_own(exported_config):
+    config = tiny_config("recurrent_gemma", 256, 2)
+    config.num_hidden_layers = 3
+    config.block_types = ["recurrent", "attention", "recurrent"]
+    made = exported_config(config)
+
+    said = lower_loops(load_graph(made.folder / "graph.onnx").graph)
+
+    assert said.by_chunks == 2
+
+
 def test_a_new_text_finds_no_trace_of_the_one_before(exported_config):
     made = exported_config(tiny_config("mamba", 256, 2))
     fresh, _ = made.step(made.states(1), [ROWS[1]], [0])
