@@ -54,9 +54,12 @@ class RetainedLayer(CacheLayerMixin):
 
     @property
     def indexer_position_ids(self) -> torch.Tensor:
-        """The positions of all slots, [3,batch,context] for time, height and width, before those of new tokens."""
-        batch, _, slots, _ = self.keys.shape
-        return torch.arange(slots).expand(3, batch, slots)
+        """The positions of all slots, [3,batch,context] for time, height and width, before those of new tokens.
+
+        No slot is further than the text, by whose length a table of angles may be chosen.
+        """
+        positions = torch.minimum(torch.arange(self.keys.shape[2]), self.cache.position_ids.amax(1, keepdim=True))
+        return positions.clamp(min=0).expand(3, *positions.shape)
 
     @indexer_position_ids.setter
     def indexer_position_ids(self, position_ids: torch.Tensor | None) -> None:

@@ -75,7 +75,7 @@ def _by_length(module: Any) -> Callable[..., Any]:
         choose = CHOOSERS.get(kinds[layer_type])
         if choose is None:
             return plain(module, x, position_ids, **arguments)
-        lengths = (position_ids.amax(dim=1) + 1)[:, None, None]
+        lengths = (position_ids.amax(dim=-1) + 1)[..., None, None]  # also of time, height and width
         table = choose(module, _prefix(layer_type), _settings(module, layer_type), lengths)
         return plain(_Instead(module, f"{_prefix(layer_type)}inv_freq", table), x, position_ids, **arguments)
 

@@ -76,11 +76,18 @@ def _layers(chance: random.Random, said: dict[str, Any]) -> None:
         return
     before, count = said[name], chance.choice((1, 2, 3, 5))
     for key, values in said.items():
-        if isinstance(values, list) and len(values) == before and key != "architectures":
+        if isinstance(values, list) and len(values) == before and key != "architectures" and not _is_range(values):
             kinds = sorted(set(map(str, values)))
             possible = [*values, *(sorted(OF_ATTENTION) if key == "layer_types" and set(kinds) <= OF_ATTENTION else [])]
             said[key] = [chance.choice(possible) for _ in range(count)]
     said[name] = count
+    if isinstance(said.get("num_blocks"), int):
+        said["num_blocks"] = count
+
+
+def _is_range(values: list[Any]) -> bool:
+    """Bounds of a number, of which an infinite one is written as an object."""
+    return any(isinstance(value, dict) for value in values)
 
 
 def _heads(chance: random.Random, said: dict[str, Any]) -> None:
