@@ -52,13 +52,14 @@ def _at_once(work: Work, facts: Facts) -> Callable[[Any], Callable[[Mapping[str,
     """What is exported of an encoder: the same module around the real network, without our attention and masks."""
     import torch
 
+    from qeffbuild.export.carried import Reading
     from qeffbuild.export.tasks import embedding_of, kind_of
 
     said = json.loads((work.inputs["model"] / "facts.json").read_text())
     kind = kind_of(facts.task, *embedding_of(said, work.params["pooling"], work.params["normalize"]))
 
     def wrap(network: Any) -> Callable[[Mapping[str, Any]], Any]:
-        (asked,) = kind.graphs(network)
+        (asked,) = kind.graphs(network, Reading())
 
         def ask(inputs: Mapping[str, Any]) -> Any:
             ids = next(iter(inputs.values()))

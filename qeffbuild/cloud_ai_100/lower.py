@@ -13,7 +13,7 @@ from qeffbuild.cloud_ai_100.finish import finish
 from qeffbuild.cloud_ai_100.form import Form, set_io, signature_of, unsupported
 from qeffbuild.cloud_ai_100.functions import outline_layers
 from qeffbuild.cloud_ai_100.images import lower_vision, retain_images, sees
-from qeffbuild.cloud_ai_100.lower_reader import lower_reader
+from qeffbuild.cloud_ai_100.lower_reader import lower_reader, refuse_free_lengths
 from qeffbuild.cloud_ai_100.merge_speech import merge_speech
 from qeffbuild.cloud_ai_100.rewriting import Rewriting
 from qeffbuild.cloud_ai_100.rings import with_rings
@@ -32,6 +32,7 @@ def run(work: Work) -> None:
     main, *others = members(work.inputs["graph"])
     model, signature = load_graph(main.graph), main.signature
     if not signature.states:
+        refuse_free_lengths(signature)
         lowered = lower_reader(model, signature)
     elif others and not sees(signature):
         (encoder,) = others

@@ -8,6 +8,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass
 
 from qeffbuild.cloud_ai_100.finish import finish
+from qeffbuild.errors import ModelError
 from qeffbuild.graph.emit import Emitter
 from qeffbuild.graph.ops import lower_portable
 from qeffbuild.signature import IoSignature
@@ -23,6 +24,18 @@ def lower_reader(model: ir.Model, signature: IoSignature) -> IoSignature:
     lower_portable(model)
     finish(model, lowered)
     return lowered
+
+
+def refuse_free_lengths(signature: IoSignature) -> None:
+    """A compiled graph has lengths of its own: what is shorter has to be padded."""
+    names = {tensor.name for tensor in signature.inputs}
+    if "input_ids" in names and "attention_mask" not in names:
+        found = "what stands behind a text changes what this model makes of it, and a compiled length is padded"
+    elif any(len(tensor.axes) == 3 for tensor in signature.inputs):
+        found = "this model is given frames of sound, whose compiled lengths are not known"
+    else:
+        return
+    raise ModelError("onnx.unsupported", f"graph: {found}", hint="build it for backend=onnxruntime")
 
 
 def _without_types(graph: ir.Graph, signature: IoSignature) -> IoSignature:

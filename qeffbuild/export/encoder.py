@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from qeffbuild.export.carried import Call, Reading
+from qeffbuild.export.ends import at, text_as_the_head_reads_it
 from qeffbuild.export.modules import Traceable
 from qeffbuild.export.states import accepts
 from qeffbuild.signature import Tensor
@@ -18,101 +18,99 @@ _ROWS = ("batch_size", "seq_len")
 IDS = Tensor(name="input_ids", dtype="int64", axes=_ROWS)
 MASK = Tensor(name="attention_mask", dtype="int64", axes=_ROWS)
 TYPES = Tensor(name="token_type_ids", dtype="int64", axes=_ROWS)
-SOUND = Tensor(name="input_values", dtype="float32", axes=_ROWS)
-# A trace of sound needs some frames to be left after the convolutions.
-_SAMPLES = 4097
-_NO_WORD = -1
+SAMPLES, FEATURES = "input_values", "input_features"
+# A trace of sound needs some frames to be left after the convolutions, one of a text some tokens where they are pooled.
+_LEAST = {SAMPLES: 4097, FEATURES: 131, IDS.name: 19}
 
 
-def embedder(model: Any, pooling: str, *, normalize: bool) -> Traceable:
+def embedder(model: Any, pooling: str, reading: Reading, *, normalize: bool) -> Traceable:
     """input_ids, attention_mask -> output [batch, width], or [batch, tokens, width] without pooling."""
-    return Traceable(
-        graph="encoder", module=_Embedder(model, pooling, normalize), inputs=(IDS, MASK), outputs=("output",)
-    )
+    inputs = _shown((IDS, MASK), reading)
+    module = _Embedder(model, inputs, reading, pooling, normalize)
+    return Traceable(graph="encoder", module=module, inputs=inputs, outputs=("output",), sizes=_sizes(reading))
 
 
-def classifier(model: Any) -> Traceable:
+def classifier(model: Any, reading: Reading) -> Traceable:
     """input_ids, attention_mask and, where the model tells first and second texts apart, token_type_ids -> logits."""
     has_types = accepts(model, TYPES.name) and (getattr(model.config, "type_vocab_size", 0) or 0) > 1
-    inputs = (IDS, MASK, TYPES) if has_types else (IDS, MASK)
-    kind = _EndsWithPadding if _reads_padding(model) else _Named
-    return Traceable(graph="encoder", module=kind(model, inputs), inputs=inputs, outputs=("logits",))
+    inputs = _shown((IDS, MASK, TYPES) if has_types else (IDS, MASK), reading)
+    module = _Judge(model, inputs, reading)
+    return Traceable(graph="encoder", module=module, inputs=inputs, outputs=("logits",), sizes=_sizes(reading))
 
 
 def listener(model: Any) -> Traceable:
-    """input_values [batch, samples] -> logits [batch, frames, characters]."""
+    """Samples [batch, samples], or features [batch, frames, bands] -> logits [batch, frames, characters]."""
+    name = model.main_input_name
+    axes = _ROWS if name == SAMPLES else (*_ROWS, bands(model))
+    sound = Tensor(name=name, dtype="float32", axes=axes)
     return Traceable(
         graph="encoder",
-        module=_Named(model, (SOUND,)),
-        inputs=(SOUND,),
+        module=_Judge(model, (sound,), Reading()),
+        inputs=(sound,),
         outputs=("logits",),
-        sizes={"seq_len": _SAMPLES},
+        sizes={"seq_len": _LEAST[name]},
     )
 
 
-def _reads_padding(model: Any) -> bool:
-    """Whether the head looks for padding among the tokens: its forward, or the one that it calls on, says so."""
-    forwards = [vars(cls)["forward"] for cls in type(model).__mro__ if "forward" in vars(cls)]
-    return any("pad_token_id" in inspect.getsource(forward) for forward in forwards)
+def bands(model: Any) -> int:
+    """How many numbers stand for a frame of sound: what its first module takes, else what the configuration says."""
+    first = next(module for module in model.modules() if module._parameters and not module._modules)
+    if isinstance(first, nn.Linear):
+        return first.in_features
+    if isinstance(first, nn.LayerNorm):
+        return first.normalized_shape[-1]
+    parts = [model.config, *(getattr(model.config, name, None) for name in type(model.config).sub_configs)]
+    known: int = next(part.num_mel_bins for part in parts if hasattr(part, "num_mel_bins"))
+    return known
 
 
-class _Named(nn.Module):
-    """The model's logits, from its inputs in their order."""
+def _shown(inputs: tuple[Tensor, ...], reading: Reading) -> tuple[Tensor, ...]:
+    """Where texts go alone there is nothing to mask."""
+    return tuple(tensor for tensor in inputs if not (reading.is_alone and tensor is MASK))
 
-    def __init__(self, model: Any, inputs: tuple[Tensor, ...]) -> None:
+
+def _sizes(reading: Reading) -> dict[str, int] | None:
+    return {"seq_len": _LEAST[IDS.name]} if reading.is_alone else None
+
+
+class _Reader(nn.Module):
+    """A model, and the names of what it is given, in their order."""
+
+    def __init__(self, model: Any, inputs: Sequence[Tensor], reading: Reading) -> None:
         super().__init__()
         self.model = model
         self.names = tuple(tensor.name for tensor in inputs)
+        self.reading = reading
+
+    def given(self, tensors: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+        by_name = dict(zip(self.names, tensors, strict=True))
+        if self.reading.is_alone:
+            by_name[MASK.name] = torch.ones_like(by_name[IDS.name])
+        return by_name
+
+
+class _Judge(_Reader):
+    """The model's logits."""
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        arguments: dict[str, Any] = dict(zip(self.names, tensors, strict=True))
-        if accepts(self.model, "use_cache"):
-            arguments["use_cache"] = False
-        return (self.model(**arguments).logits,)
+        call = Call(self.model, self.reading)
+        with text_as_the_head_reads_it(self.model, self.given(tensors)) as given, call.arguments(given) as arguments:
+            return (call.held(self.model(**arguments).logits),)
 
 
-class _EndsWithPadding(_Named):
-    """The same of a model that judges a text by its last token: the last one that is not padding, as it knows that."""
-
-    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        input_ids, attention_mask, *others = tensors
-        with _padding_of(self.model) as padding:
-            return super().forward(torch.where(attention_mask > 0, input_ids, padding), attention_mask, *others)
-
-
-@contextmanager
-def _padding_of(model: Any) -> Iterator[int]:
-    """The token that the model takes for padding; where it knows none, no word, embedded as the first is."""
-    configs = (model.config, model.config.get_text_config())
-    if configs[1].pad_token_id is not None:
-        yield configs[1].pad_token_id
-        return
-    embedding = model.get_input_embeddings()
-    hook = embedding.register_forward_pre_hook(lambda module, given: (given[0].clamp(min=0), *given[1:]))
-    for config in configs:
-        config.pad_token_id = _NO_WORD
-    try:
-        yield _NO_WORD
-    finally:
-        hook.remove()
-        for config in configs:
-            config.pad_token_id = None
-
-
-class _Embedder(nn.Module):
-    def __init__(self, model: Any, pooling: str, normalize: bool) -> None:
-        super().__init__()
-        self.model = model
+class _Embedder(_Reader):
+    def __init__(self, model: Any, inputs: Sequence[Tensor], reading: Reading, pooling: str, normalize: bool) -> None:
+        super().__init__(model, inputs, reading)
         self.pooling = pooling
         self.normalize = normalize
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        input_ids, attention_mask = tensors
-        arguments = {"use_cache": False} if accepts(self.model, "use_cache") else {}
-        hidden = self.model(input_ids=input_ids, attention_mask=attention_mask, **arguments)[0]
+        given, call = self.given(tensors), Call(self.model, self.reading)
+        with call.arguments(given) as arguments:
+            hidden = call.held(self.model(**arguments)[0])
         if self.pooling != "none" and hidden.dtype != torch.float32:
             hidden = hidden.float()  # a sum over tokens, and their count, in full
-        pooled = pool(hidden, attention_mask, self.pooling)
+        pooled = pool(hidden, given[MASK.name], self.pooling)
         if self.normalize:
             pooled = pooled / pooled.square().sum(dim=-1, keepdim=True).sqrt().clamp(min=1e-12)
         return (pooled,)
@@ -128,7 +126,6 @@ def pool(hidden: torch.Tensor, mask: torch.Tensor, how: str) -> torch.Tensor:
     if how == "cls":
         return hidden[:, 0]
     if how == "last":
-        last = (mask.sum(dim=1) - 1).clamp(min=0)
-        return torch.gather(hidden, 1, last[:, None, None].expand(-1, 1, hidden.shape[-1]))[:, 0]
+        return at(hidden, (mask.sum(dim=1) - 1).clamp(min=0))
     assert how == "none", how
     return hidden

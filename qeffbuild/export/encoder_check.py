@@ -5,41 +5,63 @@ Rows of several lengths go alone through PyTorch, and together, padded, through 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from qeffbuild.export.adapted import adapted
+from qeffbuild.export.encoder import FEATURES, MASK, SAMPLES
 from qeffbuild.export.interfaces import interfaces, use, use_its_own
 from qeffbuild.export.modules import AnyAttention, Traceable
+from qeffbuild.signature import Axis
 
 Row = tuple[torch.Tensor, ...]
 _MUCH = 1e-3
+_SOUNDS = {SAMPLES: (4800, 6400), FEATURES: (96, 133)}
+
+
+class Disagreement(Exception):
+    """The graphs would compute something else than the model; the message says how far apart they are."""
 
 
 @torch.no_grad()
-def error(model: Any, graphs: tuple[Traceable, ...], attention: str, choice: AnyAttention) -> float:
-    """The largest difference of their results, of the spread of PyTorch's."""
+def error(
+    model: Any, graphs: tuple[Traceable, ...], expected: list[torch.Tensor], attention: str, choice: AnyAttention
+) -> float:
+    """The largest difference of their results from what PyTorch says, of its spread."""
     (asked,) = graphs
-    is_sound = asked.inputs[0].dtype == "float32"
-    rows = _sounds() if is_sound else _texts(asked)
-    use_its_own(model)
-    with adapted(model):
-        expected = [asked.module(*row)[0] for row in rows]
+    rows = _rows(asked)
     use(model, attention)
     with interfaces(choice), adapted(model):
         choice.measuring = True
         asked.module(*rows[0])
         choice.measuring = False
         alone = [asked.module(*row)[0] for row in rows]
-        if is_sound:  # what is heard after a row's end would change its norms, so rows of one length go together
+        if MASK not in asked.inputs:  # what comes behind a row's end would change it, so rows go alone
             return _apart(alone, expected)
         together = asked.module(*_padded(rows))[0]
     difference = _apart([together[place : place + 1] for place in range(len(rows))], expected)
     if difference > _MUCH and difference > 100 * _apart(alone, expected):
-        raise ValueError("what stands behind a text changes what comes of it, so that texts cannot be padded")
+        raise Disagreement("what stands behind a text changes what comes of it, so that texts cannot be padded")
     return difference
+
+
+@torch.no_grad()
+def reference(model: Any, graphs: tuple[Traceable, ...]) -> list[torch.Tensor]:
+    """What PyTorch says to each row alone."""
+    (asked,) = graphs
+    use_its_own(model)
+    with adapted(model):
+        return [asked.module(*row)[0] for row in _rows(asked)]
+
+
+def _rows(asked: Traceable) -> list[Row]:
+    (first, *_) = asked.inputs
+    if first.dtype == "int64":
+        return _texts(asked)
+    return [_sound(first.axes[2:], length) for length in _SOUNDS[first.name]]
 
 
 def _apart(found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> float:
@@ -59,8 +81,9 @@ def _texts(asked: Traceable) -> list[Row]:
     return rows
 
 
-def _sounds() -> list[Row]:
-    return [(torch.sin(torch.arange(length) ** 1.1 / 7)[None],) for length in (4800, 6400)]
+def _sound(bands: Sequence[Axis], length: int) -> Row:
+    shape = [length, *(axis for axis in bands if isinstance(axis, int))]
+    return (torch.sin(torch.arange(math.prod(shape)) ** 1.1 / 7).reshape(1, *shape),)
 
 
 def _padded(rows: Sequence[Row]) -> Row:

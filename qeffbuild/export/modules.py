@@ -151,9 +151,12 @@ def _tried(asked: Traceable, model: Any) -> dict[str, Sequence[int]]:
     """Sizes for the free axes. What is read as a whole, its tokens or samples, may be as long as a context."""
     tried = contexts(positions(model.config))
     has_context = any(CTX_LEN in tensor.axes for tensor in asked.states)
+    sizes = asked.sizes or {}
     if not has_context:
-        tried |= {"seq_len": tried[CTX_LEN]}
-    return {**tried, **{name: (size, 2 * size + 1, 11 * size) for name, size in (asked.sizes or {}).items()}}
+        tried |= {"seq_len": [length for length in tried[CTX_LEN] if length >= sizes.get("seq_len", 0)]}
+    if asked.inputs[0].dtype == "int64":
+        return tried
+    return {**tried, **{name: (size, 2 * size + 1, 11 * size) for name, size in sizes.items()}}
 
 
 def _free_axes(tensors: Iterable[Tensor | State]) -> Iterable[dict[int, Any]]:

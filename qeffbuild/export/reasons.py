@@ -14,6 +14,7 @@ MODELING = re.compile(r"[/\\](transformers[/\\]models|transformers_modules)[/\\]
 _BY_DATA = re.compile(
     r"data-dependent|DataDependent|GuardOnDataDependent|unbacked|Could not (guard|extract)|\.item\(\)|non-static"
 )
+_CONSTANT = re.compile(r"Constraints violated.*specialized it to be a constant \((\d+)\)", re.DOTALL)
 
 _NO_WAY = "no way of tracing this model reproduces PyTorch's results; the log of this step lists them all"
 
@@ -23,6 +24,8 @@ def explain(reason: BaseException) -> str:
     reason = _first_cause(reason)
     said = str(reason).strip().splitlines()
     message = said[0] if said else type(reason).__name__
+    if constant := _CONSTANT.search(str(reason)):
+        message = f"its trace holds only for inputs that are {constant[1]} long: its code goes along them in Python"
     frame = _place(reason)
     if frame is None:
         return message

@@ -54,7 +54,10 @@ def _smaller(said: Mapping[str, Any], full: Any) -> dict[str, Any]:
 
 
 def _number(full: Any, name: str) -> int | None:
-    value = getattr(full, name, None)
+    try:
+        value = getattr(full, name, None)
+    except Exception:  # said for each layer apart, so that it has no one answer
+        return None
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 

@@ -74,8 +74,8 @@ def small_model(config: Any, make: Callable[[Any], Any] = causal) -> nn.Module:
     return model
 
 
-def number_of_parameters(config: Any) -> int:
-    return sum(parameter.numel() for parameter in skeleton(config).parameters())
+def number_of_parameters(config: Any, make: Callable[[Any], Any] = causal) -> int:
+    return sum(parameter.numel() for parameter in skeleton(config, make).parameters())
 
 
 def fake_mode() -> FakeTensorMode:

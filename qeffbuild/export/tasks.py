@@ -5,23 +5,28 @@ Its graphs read everything at once or, in an encoder-decoder, are two: weights b
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 import torch
+from torch._dynamo.exc import UserError
 
 from qeffbuild.errors import QeffBuildError
-from qeffbuild.export import encoder_check, layers, skeleton
+from qeffbuild.export import encoder_check, layers, shrink, shrink_more, skeleton
+from qeffbuild.export.carried import Reading, form_of
 from qeffbuild.export.encoder import classifier, embedder, listener
+from qeffbuild.export.encoder_check import Disagreement
 from qeffbuild.export.modules import AnyAttention, Traceable, signature_of, to_graph
 from qeffbuild.export.narrow import all_in_dtype
 from qeffbuild.export.reasons import explain, unsupported
 from qeffbuild.export.running import Progress, settled, silent
-from qeffbuild.export.shrink_more import small
+from qeffbuild.export.sizes import FixedAxis
+from qeffbuild.export.states import NoStates
 from qeffbuild.export.weightless import Weightless, copied_or_whole
 from qeffbuild.export.weights import Stored, stored_tensors
 from qeffbuild.export.write import write_all
@@ -34,12 +39,11 @@ Make = Callable[[Any], Any]
 log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-4
-# One op for attention where that gives the same; else the model's own code.
+# One op for attention where that gives the same, else the model's own code. Each at once; then with a cache, where no
+# trace at once holds; and text by text, where padding would change results.
 _ATTENTIONS = ("qeffbuild", "eager")
-
-
-class Disagreement(Exception):
-    """The graphs would compute something else than the model; the message says how far apart they are."""
+_WITH_CACHE = "with a cache"
+_READINGS = ("at once", _WITH_CACHE, "alone")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +54,7 @@ class Report:
     model_class: str
     task: str
     attention: str
+    reading: str
     self_check_error: float
     fused_attention: tuple[str, ...]
     pooling: str | None
@@ -68,14 +73,30 @@ class Report:
 class Kind:
     """How one task is traced.
 
-    model -> its graphs, the main one first; model, graphs -> largest error on small data; model -> the stacks of layers
-    that may be copied; model -> how many layers it has, where that is known.
+    model, how it reads -> its graphs, the main one first; a small model, graphs -> what PyTorch says to some data; the
+    same and graphs to be held against that -> the largest error; model -> the stacks of layers that may be copied;
+    model -> how many layers it has, where that is known.
     """
 
-    graphs: Callable[[Any], tuple[Traceable, ...]]
-    error: Callable[[Any, tuple[Traceable, ...], str, AnyAttention], float]
+    readings: tuple[str, ...]
+    graphs: Callable[[Any, Reading], tuple[Traceable, ...]]
+    reference: Callable[[Any, tuple[Traceable, ...]], list[torch.Tensor]]
+    error: Callable[[Any, tuple[Traceable, ...], list[torch.Tensor], str, AnyAttention], float]
     stacks: Callable[[Any], tuple[layers.Layers, ...]]
     count: Callable[[Any], int | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Way:
+    """How a trace is taken, and which attention was found to be one op."""
+
+    attention: str
+    reading: str
+    choice: AnyAttention = field(default_factory=AnyAttention)
+
+    def read(self, model: Any, mode: Any = None) -> Reading:
+        form = form_of(model, mode) if self.reading == _WITH_CACHE else None
+        return Reading(form=form, is_alone=self.reading == "alone")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,24 +128,28 @@ def export(
     kind = kind_of(task, how, is_normal)
     config = skeleton.configuration(said)
     progress(0.05, "building a small model of the same kind")
-    tried = _small_one(said, config, task)
+    tried, expected = _small_one(said, config, task, kind)
     rejected: list[tuple[str, str]] = []
-    stopped: str | None = None
-    for attention in _ATTENTIONS:
-        choice = AnyAttention()
+    stopped, hopeless = None, set[str]()
+    for reading, attention in itertools.product(kind.readings, _ATTENTIONS):
+        if reading in hopeless:
+            continue
+        way = _Way(attention=attention, reading=reading)
         try:
-            error = kind.error(tried, kind.graphs(tried), attention, choice)
+            error = kind.error(tried, kind.graphs(tried, way.read(tried)), expected, way.attention, way.choice)
             if not error < TOLERANCE:
                 raise Disagreement(f"results differ from PyTorch's by {error:.1e} of their spread")
             progress(0.3, f"tracing: {attention}")
-            made = _graphs(config, _maker(task, dtype), stored_tensors(facts), kind, attention, choice)
+            made = _graphs(config, _maker(task, dtype), stored_tensors(facts), kind, way)
         except QeffBuildError:
             raise
         except Exception as reason:
-            log.debug("attention %s failed", attention, exc_info=True)
-            rejected.append((attention, explain(reason)))
-            if not isinstance(reason, Disagreement):
-                stopped = rejected[-1][1]
+            log.debug("attention %s, %s, failed", attention, reading, exc_info=True)
+            rejected.append((f"{attention}, {reading}", explain(reason)))
+            if not isinstance(reason, Disagreement | NoStates) and reading != _WITH_CACHE:
+                stopped = stopped or rejected[-1][1]
+            if isinstance(reason, FixedAxis | UserError):  # no attention counts its way along a text
+                hopeless.add(reading)
             continue
         progress(0.9, "writing")
         report = Report(
@@ -132,8 +157,9 @@ def export(
             model_class=type(tried).__name__,
             task=task,
             attention=attention,
+            reading=reading,
             self_check_error=float(f"{error:.0e}"),  # one digit; the rest differs from machine to machine
-            fused_attention=tuple(sorted(cls.__name__ for cls, same in choice.fused.items() if same)),
+            fused_attention=tuple(sorted(cls.__name__ for cls, same in way.choice.fused.items() if same)),
             pooling=how if task == "embedding" else None,
             normalize=is_normal,
             graphs=tuple(signature.graph for _, signature in made.graphs),
@@ -148,15 +174,28 @@ def export(
     raise unsupported(said["model_type"], stopped or rejected[0][1])
 
 
-def _small_one(said: Mapping[str, Any], config: Any, task: str) -> Any:
-    try:
-        return skeleton.small_model(skeleton.configuration(small(said, config)), _maker(task))
-    except QeffBuildError:
-        raise
-    except Exception as reason:
-        raise unsupported(
-            said["model_type"], f"no small model of this kind can be built: {explain(reason)}"
-        ) from reason
+def _small_one(said: Mapping[str, Any], config: Any, task: str, kind: Kind) -> tuple[Any, list[torch.Tensor]]:
+    """The first of the smaller models that can be made and that PyTorch runs, and what it says."""
+    problems: list[Exception] = []
+    for candidate in _smaller(said, config):
+        try:
+            shrunken = skeleton.configuration(candidate)
+            if skeleton.number_of_parameters(shrunken, _maker(task)) > shrink.MOST_PARAMETERS:
+                raise ValueError("it cannot be made small enough")
+            model = skeleton.small_model(shrunken, _maker(task))
+            return model, kind.reference(model, kind.graphs(model, Reading()))
+        except QeffBuildError:
+            raise
+        except Exception as reason:
+            log.debug("no small model", exc_info=True)
+            problems.append(reason)
+    found = f"no small model of this kind can be built: {explain(problems[0])}"
+    raise unsupported(said["model_type"], found) from problems[0]
+
+
+def _smaller(said: Mapping[str, Any], config: Any) -> Iterator[dict[str, Any]]:
+    yield from shrink.candidates(said, config)
+    yield shrink_more.small(said, config)
 
 
 def embedding_of(facts: Mapping[str, Any], pooling: str, normalize: bool | None) -> tuple[str, bool]:
@@ -170,15 +209,32 @@ def kind_of(task: str, how: str, is_normal: bool) -> Kind:
     if task in GENERATING:
         from qeffbuild.export import seq2seq, seq2seq_check
 
-        return Kind(graphs=seq2seq.graphs, error=seq2seq_check.error, stacks=seq2seq.stacks, count=seq2seq.count)
-    return Kind(graphs=_at_once(task, how, is_normal), error=encoder_check.error, stacks=_one_stack, count=_count)
+        return Kind(
+            readings=_READINGS[:1],
+            graphs=lambda model, reading: seq2seq.graphs(model),
+            reference=lambda model, graphs: [],  # it runs when it is held against its graphs
+            error=lambda model, graphs, expected, attention, choice: seq2seq_check.error(
+                model, graphs, attention, choice
+            ),
+            stacks=seq2seq.stacks,
+            count=seq2seq.count,
+        )
+    return Kind(
+        readings=_READINGS[:1] if task == "ctc" else _READINGS,
+        graphs=_at_once(task, how, is_normal),
+        reference=encoder_check.reference,
+        error=encoder_check.error,
+        stacks=_one_stack,
+        count=_count,
+    )
 
 
-def _at_once(task: str, how: str, is_normal: bool) -> Callable[[Any], tuple[Traceable, ...]]:
+def _at_once(task: str, how: str, is_normal: bool) -> Callable[[Any, Reading], tuple[Traceable, ...]]:
     if task == "embedding":
-        return lambda model: (embedder(model, how, normalize=is_normal),)
-    make = {"sequence-classification": classifier, "ctc": listener}[task]
-    return lambda model: (make(model),)
+        return lambda model, reading: (embedder(model, how, reading, normalize=is_normal),)
+    if task == "ctc":
+        return lambda model, reading: (listener(model),)
+    return lambda model, reading: (classifier(model, reading),)
 
 
 def _count(model: Any) -> int | None:
@@ -192,24 +248,22 @@ def _maker(task: str, dtype: str = "float32") -> Make:
     return make
 
 
-def _graphs(
-    config: Any, make: Make, stored: Mapping[str, Stored], kind: Kind, attention: str, choice: AnyAttention
-) -> _Made:
+def _graphs(config: Any, make: Make, stored: Mapping[str, Stored], kind: Kind, way: _Way) -> _Made:
     """Each graph of the real model, traced without weights; layers are copied where that is sound."""
 
     def attempt(copying: bool) -> _Made:
         weightless = Weightless(config, stored, make, kind.stacks if copying else None)
-        return _traced(weightless, kind, attention, choice)
+        return _traced(weightless, kind, way)
 
     made, reason = copied_or_whole(attempt)
     return replace(made, all_layers_because=reason)
 
 
-def _traced(weightless: Weightless, kind: Kind, attention: str, choice: AnyAttention) -> _Made:
+def _traced(weightless: Weightless, kind: Kind, way: _Way) -> _Made:
     model, stacks = weightless.model, weightless.stacks
     graphs = []
-    for asked in all_in_dtype(kind.graphs(model), model):
-        made = to_graph(asked, model, attention, choice, weightless.mode)
+    for asked in all_in_dtype(kind.graphs(model, way.read(model, weightless.mode)), model):
+        made = to_graph(asked, model, way.attention, way.choice, weightless.mode)
         complete = weightless.copied(made, asked)
         weightless.finish(made, asked.graph)
         graphs.append((made, signature_of(made.graph, complete)))

@@ -45,6 +45,12 @@ def _squeeze(self: Any, dim: int) -> Any:
     return op.Identity(self) if self.shape[dim] != 1 else op.Squeeze(self, axes)
 
 
+def _squeeze_all(self: Any) -> Any:
+    """Every axis of 1; one that is free is none, also where it happens to be 1 long."""
+    axes: Any = op.Constant(value_ints=[axis for axis, size in enumerate(self.shape) if size == 1])
+    return op.Squeeze(self, axes)
+
+
 def _conv3d(
     self: Any,
     weight: Any,
@@ -78,6 +84,7 @@ TRANSLATIONS: dict[Any, Callable[..., Any]] = {
     aten.split_with_sizes.default: _split_with_sizes,
     aten.chunk.default: _chunk,
     aten.square.default: _square,
+    aten.squeeze.default: _squeeze_all,
     aten.squeeze.dim: _squeeze,
     aten.conv2d.padding: _conv2d_named_padding,
     aten.conv3d.default: _conv3d,

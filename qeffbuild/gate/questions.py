@@ -6,6 +6,7 @@ A row is arrays by name, of one text: as PyTorch takes them, and for a model tha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from qeffbuild.gate.prompts import LEVELS, prompts, texts
 from qeffbuild.models import Facts
 from qeffbuild.models.tasks import CTC, IMAGE_TEXT, SPEECH, TEXT
 
-SAMPLES = (4800, 6400)
+SAMPLES, FRAMES = (4800, 6400), (96, 133)
 START, SOUND, HEARD = "decoder_input_ids", "input_features", "encoder_ctx_len"
 IS_IMAGE, POSITIONS, PIXELS = "is_image", "positions", "pixel_values"
 _WORDS = 5  # of a text, on each side of an image
@@ -37,8 +38,7 @@ class Asking:
 
 def questions(folder: Path, facts: Facts, network: Any, asking: Asking) -> Iterator[Row]:
     if facts.task == CTC:
-        for length in SAMPLES[: LEVELS[asking.level][0]]:
-            yield {"input_values": _wave(length)[None]}
+        yield from _sounds(network, LEVELS[asking.level][0])
     elif facts.task == IMAGE_TEXT:
         yield from _pictures(folder, facts, network, asking)
     else:
@@ -58,6 +58,16 @@ def _row(task: str, token_ids: np.ndarray, network: Any, number: int) -> Row:
     sound = sound_of(network)
     row = {sound.name: wave(sound, number).numpy(), **begun}
     return row if is_free(sound) else {**row, HEARD: np.array([network.config.max_source_positions])}
+
+
+def _sounds(network: Any, count: int) -> Iterator[Row]:
+    """As samples, or for a model that is given frames as frames."""
+    from qeffbuild.export.encoder import bands
+
+    name = network.main_input_name
+    shapes = [(1, frames, bands(network)) for frames in FRAMES] if name == SOUND else [(1, n) for n in SAMPLES]
+    for shape in shapes[:count]:
+        yield {name: _wave(math.prod(shape)).reshape(shape)}
 
 
 def _start(network: Any) -> int:

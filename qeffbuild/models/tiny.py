@@ -59,7 +59,7 @@ _MROPE = [2, 3, 3]  # half a head of 16 in three parts
 _HYBRID = ["mamba", "hybrid", "mamba", "hybrid"]
 _ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 
-_PADDING_APART = ("m2m_100", "seamless_m4t", "seamless_m4t_v2", "speech_to_text", "speecht5")
+_PADDING_APART = ("m2m_100", "mbart", "plbart", "seamless_m4t", "seamless_m4t_v2", "speech_to_text", "speecht5")
 
 # What a family needs beyond its sizes, so that a small configuration is a possible one.
 _CORRECTIONS: Mapping[str, Mapping[str, Any]] = {
@@ -83,19 +83,24 @@ _CORRECTIONS: Mapping[str, Mapping[str, Any]] = {
         "swa_q_lora_rank": 32,
         "swa_kv_lora_rank": 16,
     },
+    "esmc": {"num_key_value_heads": 8},
     "falcon": {"new_decoder_architecture": True},  # the form that has grouped KV heads
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 16},
     "granitemoehybrid": {"layers_block_type": ["linear_attention", "full_attention"]},
+    "granite_speech5_encoder": {"num_key_value_heads": 8},
     "hunyuan_v1_dense": {"head_dim": 16},
     "hunyuan_v1_moe": {"head_dim": 16},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1},
     "lfm2": {"layer_types": ["conv", "full_attention"]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
+    "layoutlmv3": {"coordinate_size": 24, "shape_size": 16},  # four and two of them make the width
+    "lilt": {"hidden_size": 192},  # six coordinates share it
     "llama_swiftkv": {"swiftkv": True, "num_hidden_layers": 4, "num_key_value_layers": 2},
     "mamba2": {"num_heads": 16},  # times head_dim: expand times hidden_size
     "ministral": {"head_dim": 16},
-    # Positions are counted without padding, so that must not be what a text begins with.
+    # They count without padding, so that must not be what a text begins or ends with.
     **{name: {"pad_token_id": 1} for name in _PADDING_APART},
+    "mistral4": {"head_dim": 32},  # the parts with and without rotation
     # Else no layer of two has experts.
     "nllb-moe": {"encoder_sparse_step": 1, "decoder_sparse_step": 1, "pad_token_id": 1},
     "qwen4_exp_text": {
@@ -105,11 +110,9 @@ _CORRECTIONS: Mapping[str, Mapping[str, Any]] = {
         "indexer_budget": 8,
         "indexer_compress_ratio": 4,
     },
-    "reformer": {"is_decoder": True, "axial_pos_embds": False, "attn_layers": ["local", "lsh"]},
+    "reformer": {"axial_pos_embds": False, "attn_layers": ["local", "lsh"]},
     "rwkv": {"attention_hidden_size": 128},
     "xlstm": {"num_heads": 2, "qk_dim_factor": 0.5, "v_dim_factor": 1.0},
-    "xlm": {"causal": True},
-    "xlnet": {"attn_type": "uni"},  # by default a token sees those behind it, too
     "xmod": {"default_language": "en_XX"},
     "zamba": {
         "num_hidden_layers": 4,
@@ -126,6 +129,13 @@ _CORRECTIONS: Mapping[str, Mapping[str, Any]] = {
         "n_mamba_heads": 16,
     },
     "zaya": {"num_experts_per_tok": 1},
+}
+
+# And what those need that go on with a text, and are no decoders by themselves.
+_AS_DECODER: Mapping[str, Mapping[str, Any]] = {
+    "reformer": {"is_decoder": True},
+    "xlm": {"causal": True},
+    "xlnet": {"attn_type": "uni"},  # by default a token sees those behind it, too
 }
 
 # The tokenizer of a tiny model is the demo's. A step's key holds our sources, not that file: so its digest stands here.
@@ -226,7 +236,9 @@ def _shrink(family: Any, fixed: Mapping[str, Any], more: Mapping[str, Any], *, i
         if nested is not None or isinstance(inner, type):
             part = type(nested) if nested is not None else inner
             chosen[name] = _shrink(part, fixed, _reading(name, nested), is_decoder=is_decoder)
-    corrections = _CORRECTIONS.get(family.model_type, {})
+    corrections = dict(_CORRECTIONS.get(family.model_type, {}))
+    if is_decoder:
+        corrections |= _AS_DECODER.get(family.model_type, {})
     given = {word: value for word, value in fixed.items() if _has(default, word)}
     return family(**{**chosen, **given, **more, **corrections})
 

@@ -23,8 +23,9 @@ def beyond_causal(config: Any, task: str, end: int) -> dict[str, Any]:
         chosen = (end, end, None, None)
         fixed |= {name: token for name, token in zip(tokens, chosen, strict=True) if hasattr(config, name)}
         fixed |= {name: [] for name in ("suppress_tokens", "begin_suppress_tokens") if hasattr(config, name)}
-    elif hasattr(config, "pad_token_id"):
-        fixed["pad_token_id"] = end
+    else:
+        fixed |= {"pad_token_id": end} if hasattr(config, "pad_token_id") else {}
+        fixed |= {"decoder_start_token_id": end} if getattr(config, "is_encoder_decoder", False) else {}
     fixed |= {name: value for name, value in _SOUND_SIZES.items() if hasattr(config, name)}
     if isinstance(getattr(config, "conv_dim", None), (list, tuple)):
         fixed["conv_dim"] = [_CONVOLUTIONS] * len(config.conv_dim)
@@ -45,8 +46,13 @@ def write_processor(folder: Path, tokenizer: Path, task: str) -> None:
 
 def write_features(folder: Path, config: Any) -> None:
     """How sound is prepared for the model, in the words of its own family."""
-    from transformers import FEATURE_EXTRACTOR_MAPPING
+    from transformers import FEATURE_EXTRACTOR_MAPPING, SeamlessM4TFeatureExtractor
 
+    width = getattr(config, "feature_projection_input_dim", None)
+    if width is not None:  # two frames of SeamlessM4T's are one; its name is in the files of trained models only
+        sizes = {"feature_size": width // 2, "num_mel_bins": width // 2, "stride": 2}
+        SeamlessM4TFeatureExtractor(**sizes).save_pretrained(folder)
+        return
     parts = (config, *(getattr(config, name) for name in config.sub_configs))
     extractor: Any = next(FEATURE_EXTRACTOR_MAPPING[type(p)] for p in parts if type(p) in FEATURE_EXTRACTOR_MAPPING)
     bands = next((part.num_mel_bins for part in parts if getattr(part, "num_mel_bins", None)), None)

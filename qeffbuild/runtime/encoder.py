@@ -14,7 +14,7 @@ from qeffbuild.runtime.tokenizer import Tokenizer
 from qeffbuild.spec.for_task import input_lengths
 from qeffbuild.spec.types import SpecializationSpec
 
-GRAPH = "encoder"
+GRAPH, MASK = "encoder", "attention_mask"
 PAIR = "\t"  # between a first and a second text: a question and a passage
 
 
@@ -49,7 +49,9 @@ class Encoder:
     def __init__(self, session: Session, shapes: Shapes, tokenizer: Tokenizer, vocab_size: int) -> None:
         self.session, self.shapes, self.tokenizer, self.vocab_size = session, shapes, tokenizer, vocab_size
         self.names = {tensor.name for tensor in session.signature(GRAPH).inputs}
-        self.states = session.allocate(GRAPH, shapes.rows, 0)
+        # Where padding would change what comes of a text there is no mask, and texts go one by one.
+        self.rows_at_once = shapes.rows if MASK in self.names else 1
+        self.states = session.allocate(GRAPH, self.rows_at_once, 0)
 
     def rows(self, texts: Sequence[str]) -> list[Row]:
         """Token ids of each text; all are checked before anything runs."""
@@ -60,22 +62,24 @@ class Encoder:
     def run(self, rows: Sequence[Row]) -> Iterator[np.ndarray]:
         """The graph's first output for each row; what belongs to padding is still in it."""
         (output, *_) = self.session.signature(GRAPH).outputs
-        for start in range(0, len(rows), self.shapes.rows):
-            batch = rows[start : start + self.shapes.rows]
+        for start in range(0, len(rows), self.rows_at_once):
+            batch = rows[start : start + self.rows_at_once]
             made = self.session.run(GRAPH, self._feed(batch), self.states)[output.name]
             yield from np.array(made[: len(batch)])
 
     def _feed(self, batch: Sequence[Row]) -> dict[str, np.ndarray]:
         longest = max(len(row.token_ids) for row in batch)
         width = longest if self.session.any_length else self.shapes.fitting(longest)
-        feed = {name: np.zeros((self.shapes.rows, width), np.int64) for name in self.names}
+        feed = {name: np.zeros((self.rows_at_once, width), np.int64) for name in self.names}
         for place, row in enumerate(batch):
             count = len(row.token_ids)
             feed["input_ids"][place, :count] = row.token_ids
-            feed["attention_mask"][place, :count] = 1
+            if MASK in feed:
+                feed[MASK][place, :count] = 1
             if "token_type_ids" in feed:
                 feed["token_type_ids"][place, :count] = row.type_ids
-        feed["attention_mask"][len(batch) :, 0] = 1  # rows that stand idle see something, so that nothing is NaN
+        if MASK in feed:
+            feed[MASK][len(batch) :, 0] = 1  # rows that stand idle see something, so that nothing is NaN
         return feed
 
     def _row(self, text: str, place: int) -> Row:

@@ -75,6 +75,12 @@ class Hearing:
     def inputs(self, samples: np.ndarray, wanted: Tensor) -> np.ndarray:
         """One row of the graph's sound input, without what the processor itself masks behind it."""
         made = self.extractor(samples, sampling_rate=self.rate, return_tensors="np")
+        if wanted.name not in made:
+            raise RunError(
+                "run.processor",
+                f"the processor makes {', '.join(made)}, but the model takes {wanted.name}",
+                hint="build from a folder whose preprocessor_config.json is this model's own",
+            )
         if len(made[wanted.name]) > 1:
             found = f"audio: {len(samples) / self.rate:.1f} s of sound, which the model's processor takes apart"
             raise RunError("run.audio", found, hint="cut it into pieces")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from qeffbuild import api
@@ -66,7 +67,6 @@ def test_an_encoders_layers_are_copies_of_one_and_agree_with_pytorch(tmp_path: P
 
 @pytest.mark.parametrize("padding", [None, 7])
 def test_a_reranker_of_one_label_judges_each_text_by_its_own_last_token(padding: int | None, tmp_path: Path) -> None:
-    import numpy as np
     import onnxruntime
     import torch
     from transformers import AutoConfig, AutoModelForSequenceClassification
@@ -88,4 +88,49 @@ def test_a_reranker_of_one_label_judges_each_text_by_its_own_last_token(padding:
 
     with torch.no_grad():
         wanted = [model(input_ids=torch.tensor([row])).logits[0].numpy() for row in (long, short)]
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def _exported(model_type: str, task: str, folder: Path) -> tuple[tasks.Report, list[str]]:
+    """A tiny model's export, and what its graph takes."""
+    write_tiny(folder, model_type, seed=0, tokenizer=DEMO, task=task)
+    report = tasks.export(read_facts(folder, task=task).as_json(), folder)
+    (member,) = members(folder)
+    return report, [tensor.name for tensor in member.signature.inputs]
+
+
+def test_texts_that_padding_would_change_have_no_mask_and_go_alone(tmp_path: Path) -> None:
+    report, inputs = _exported("fnet", "embedding", tmp_path)
+
+    assert (report.reading, inputs) == ("alone", ["input_ids"])
+
+
+@pytest.mark.slow
+def test_what_layers_carry_from_token_to_token_stays_inside_of_an_embedders_graph(tmp_path: Path) -> None:
+    report, inputs = _exported("mamba", "embedding", tmp_path)
+
+    assert (report.reading, inputs) == ("with a cache", ["input_ids", "attention_mask"])
+
+
+@pytest.mark.slow
+def test_a_text_is_judged_by_its_last_end_token_however_many_it_has(tmp_path: Path) -> None:
+    import onnxruntime
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    _exported("bart", "sequence-classification", tmp_path)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    end = model.config.eos_token_id
+    rows = [[21, end, 33, 47, end], [52, 40, end]]
+
+    (member,) = members(tmp_path)
+    graph = load_graph(member.graph)
+    lower(graph, member.signature, attention="portable")
+    save_graph(graph, tmp_path / "lowered.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "lowered.onnx", providers=["CPUExecutionProvider"])
+    feed = {"input_ids": [rows[0], [*rows[1], 0, 0]], "attention_mask": [[1] * 5, [1, 1, 1, 0, 0]]}
+    (found,) = session.run(None, {name: np.array(value, np.int64) for name, value in feed.items()})
+
+    with torch.no_grad():
+        wanted = [model(input_ids=torch.tensor([row])).logits[0].numpy() for row in rows]
     np.testing.assert_allclose(found, wanted, atol=1e-5)

@@ -106,6 +106,44 @@ def test_sound_is_spelt_out_as_transformers_does(small: Callable, wav: Path) -> 
 
 
 @pytest.mark.slow
+def test_frames_of_sound_are_heard_without_those_that_are_padding(small: Callable, wav: Path) -> None:
+    import torch
+    from transformers import AutoFeatureExtractor, AutoModelForCTC
+
+    from qeffbuild.runtime.sound import read_wav
+
+    built, sound = small("parakeet_ctc", "gate=none"), read_wav(wav, 16000)
+    model, extractor = (
+        AutoModelForCTC.from_pretrained(built.model).eval(),
+        AutoFeatureExtractor.from_pretrained(built.model),
+    )
+
+    (frames,) = open_reader(built.package).frames([sound])
+
+    given = extractor(sound, sampling_rate=16000, return_tensors="pt")
+    with torch.inference_mode():
+        wanted = model(given["input_features"], attention_mask=given["attention_mask"]).logits[0].argmax(-1)
+    assert not given["attention_mask"].all()
+    assert frames.tolist() == wanted[: len(frames)].tolist()
+
+
+@pytest.mark.slow
+def test_texts_that_cannot_be_padded_are_read_one_by_one(small: Callable) -> None:
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    built = small("fnet", "model.task=embedding", "specialization.batch_size=3")
+    model, tokenizer = AutoModel.from_pretrained(built.model).eval(), AutoTokenizer.from_pretrained(built.model)
+
+    made = open_reader(built.package).answer(Asked(prompts=TEXTS)).as_json()["embeddings"]
+
+    for text, vector in zip(TEXTS, made, strict=True):
+        with torch.inference_mode():
+            mean = model(input_ids=tokenizer(text, return_tensors="pt")["input_ids"]).last_hidden_state[0].mean(0)
+        np.testing.assert_allclose(vector, mean.numpy(), atol=2e-5)
+
+
+@pytest.mark.slow
 def test_a_text_beyond_the_longest_length_is_refused_with_the_lengths_that_would_do(small: Callable) -> None:
     built = small("bert", "specialization.seq_len=[4,8]")
 
