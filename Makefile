@@ -54,6 +54,7 @@ faults: $(READY) ## kill, flip, truncate, race and fill the disk, for long
 	$(BIN)/python tests/faults/run.py --long
 
 coverage: $(READY) ## export every model type beside PyTorch, write docs/*architectures.md (hours; goes on where it was)
+	$(BIN)/python tests/coverage/built.py
 	$(BIN)/python tests/coverage/run.py --page docs/architectures.md
 	$(BIN)/python tests/coverage/run_tasks.py --page docs/task_architectures.md
 

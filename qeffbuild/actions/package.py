@@ -69,7 +69,7 @@ def _fits(exported: Mapping[str, Any], ctx_len: int) -> None:
             "spec.range",
             f"specialization.ctx_len: {ctx_len}, but this model reads texts of more than {longest} tokens in a way "
             "that its graph has not",
-            hint=f"at most {longest}",
+            hint=f"specialization.ctx_len={longest}",
         )
 
 

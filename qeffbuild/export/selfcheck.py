@@ -5,6 +5,7 @@ Two ragged rows are prefilled in two chunks (the second holds nothing for one of
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import nn
 
 from qeffbuild.export.adapted import adapted
 from qeffbuild.export.decoder import Decoder, without_cache
-from qeffbuild.export.interfaces import AttentionChoice, interfaces, use
+from qeffbuild.export.interfaces import AttentionChoice, interfaces, use, use_its_own
 from qeffbuild.export.recipes import Recipe
 from qeffbuild.export.shrink import WORDS
 from qeffbuild.export.states import CacheForm
@@ -56,9 +57,23 @@ def check(
         _measure(decoder)
         choice.measuring = False
         error = max(_errors(decoder, expected))
-    if not error < TOLERANCE:
+    if not error < TOLERANCE and not error < _noise(model, expected, error):
         raise Disagreement(f"logits differ from PyTorch's by {error:.1e} of their spread")
     return choice, error
+
+
+@torch.no_grad()
+def _noise(model: nn.Module, expected: list[torch.Tensor], error: float) -> float:
+    """Twice what PyTorch's float32 is from its float64, where `error` can be that: a few models amplify rounding."""
+    if error > 100 * TOLERANCE:
+        return 0.0
+    wide = copy.deepcopy(model).double()
+    use_its_own(wide)
+    try:
+        exact = reference(wide)
+    except Exception:  # its code insists on float32
+        return 0.0
+    return 2 * max(float((ours - right).abs().max() / right.std()) for ours, right in zip(expected, exact, strict=True))
 
 
 def _rows(model: Any) -> list[torch.Tensor]:

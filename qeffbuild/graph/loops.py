@@ -54,7 +54,7 @@ def lower_loops(graph: ir.Graph, *, chunks: bool = True) -> Lowered:
             results = _scan(graph, loop, number, outer)
             said.token_by_token[str(reason)] += 1
         _replace(graph, loop, results, outer)
-    _remove_tokens(graph)
+    _tidy(graph)
     return said
 
 
@@ -72,12 +72,13 @@ def one_chunk(graph: ir.Graph) -> int:
         results, tokens = chunks.write_one(loop, number, outer)
         most.append(tokens)
         _replace(graph, loop, results, outer)
-    _remove_tokens(graph)
+    _tidy(graph)
     return min(most)
 
 
-def _remove_tokens(graph: ir.Graph) -> None:
-    """Marks of which nobody reads any more."""
+def _tidy(graph: ir.Graph) -> None:
+    """Marks that nobody reads any more go; what reads a loop's first result may have stood before its last one."""
+    graph.sort()
     graph.remove([node for node in graph if is_mark(node, {"Token"}) and not node.outputs[0].uses()], safe=True)
 
 

@@ -63,10 +63,11 @@ def _fit_length(facts: Facts, key: str, length: int, allow_extended_context: boo
     found = f"specialization.{key} is {length}; expected 1 to {highest}, the model's max_position_embeddings"
     if highest < (number(facts.config, "max_position_embeddings") or 0):
         found += " without those that padding takes"
+    shorter = f"specialization.{key}={highest if key == 'ctx_len' else [highest]}"
     if facts.has_position_table:
-        raise SpecError("spec.range", found, hint="the model has no positions beyond that")
+        raise SpecError("spec.range", found, hint=f"{shorter}: the model has no positions beyond that")
     if not allow_extended_context:
-        hint = "to go beyond what the model learned: model.allow_extended_context=true"
+        hint = f"{shorter}, or to go beyond what the model learned: model.allow_extended_context=true"
         raise SpecError("spec.range", found, hint=hint)
 
 

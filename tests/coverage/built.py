@@ -27,6 +27,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["TRANSFORMERS_VERBOSITY"] = "critical"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+WORDS = ("w6 w17 w9", "w30 w8 w12 w12 w7 w21 w29 w10 w11 w16 w31 w5")
 PROMPTS = ("In the beginning", "And it came to pass, when he had looked upon him, he sent")
 NEW_TOKENS = 8
 OTHERWISE = "generate counts otherwise than the model"  # transformers says two things: then the model's own counts
@@ -34,15 +35,23 @@ OTHERWISE = "generate counts otherwise than the model"  # transformers says two 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What is built of each type: `words` are overrides, `init` asks for the weights that transformers draws."""
+    """What is built of each type: `words` are overrides, `init` asks for the weights that transformers draws.
+
+    `drawn` is the number of a draw (draw.py), which is then its configuration.
+    """
 
     words: Sequence[str] = ()
     goal: str = "package"
     dtype: str = "float32"
     init: bool = False
+    drawn: int | None = None
 
     def __str__(self) -> str:
-        return " ".join([*self.words, self.goal, self.dtype, *(["init"] if self.init else [])])
+        return " ".join([*self.words, self.goal, self.dtype, *(["init"] if self.init else []), *self._draw])
+
+    @property
+    def _draw(self) -> list[str]:
+        return [] if self.drawn is None else [f"draw {self.drawn}"]
 
 
 class Failed(Exception):
@@ -56,6 +65,7 @@ def main() -> None:
     parser.add_argument("--to", default="package", metavar="GOAL", help="build so far only")
     parser.add_argument("--dtype", default="float32", help="of the checkpoint")
     parser.add_argument("--init", action="store_true", help="weights as transformers draws them")
+    parser.add_argument("--drawn", type=int, metavar="NUMBER", help="a configuration of draw.py")
     parser.add_argument("--results", type=Path, default=ROOT / "outputs" / "built.jsonl")
     parser.add_argument("--limit", type=float, default=300.0, help="seconds for one type")
     said = parser.parse_args()
@@ -64,7 +74,7 @@ def main() -> None:
 
     from qeffbuild.models.tasks import CAUSAL, classes
 
-    asked = Asked(words=said.words, goal=said.to, dtype=said.dtype, init=said.init)
+    asked = Asked(words=said.words, goal=said.to, dtype=said.dtype, init=said.init, drawn=said.drawn)
     done = {(line["model_type"], line["asked"]) for line in run.read_lines(said.results)}
     import_what_all_need()
     for model_type in said.types or list(classes(CAUSAL)):
@@ -125,7 +135,10 @@ def _work_here() -> None:
 
 def _through(said: dict[str, str], model_type: str, folder: Path, asked: Asked) -> str:
     """Something to be told of it, where all is well."""
-    _write(folder, model_type, asked)
+    if asked.drawn is None:
+        _write(folder, model_type, asked)
+    else:
+        _write_drawn(folder, model_type, asked.drawn)
     words = [f"model.path={folder}", *asked.words]
     said["stage"] = "build"
     built = _command("build", *words, "--to", asked.goal)
@@ -134,10 +147,14 @@ def _through(said: dict[str, str], model_type: str, folder: Path, asked: Asked) 
     said["stage"] = "verify"
     _command("verify", built["package"])
     said["stage"] = "run"
-    prompts = "prompts=[" + ",".join(f'"{prompt}"' for prompt in PROMPTS) + "]"
+    prompts = "prompts=[" + ",".join(f'"{prompt}"' for prompt in _prompts(asked)) + "]"
     answer = _command("run", *words, prompts, f"decoding.max_new_tokens={NEW_TOKENS}")
     said["stage"] = "compare"
-    return _compare([list(output["token_ids"]) for output in answer["outputs"]], folder)
+    return _compare([list(output["token_ids"]) for output in answer["outputs"]], folder, _prompts(asked))
+
+
+def _prompts(asked: Asked) -> Sequence[str]:
+    return PROMPTS if asked.drawn is None else WORDS
 
 
 def _command(*words: str) -> Any:
@@ -172,14 +189,47 @@ def _write(folder: Path, model_type: str, asked: Asked) -> None:
         AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, asked.dtype)).save_pretrained(folder)
 
 
-def _compare(ours: list[list[int]], folder: Path) -> str:
+def _write_drawn(folder: Path, model_type: str, number: int) -> None:
+    """The first attempt that transformers makes and runs; with a tokenizer of a few words."""
+    import torch
+    from check import _stored
+    from draw import TRIES, drawn
+
+    from qeffbuild.export.skeleton import configuration, small_model
+
+    for attempt in range(TRIES):
+        try:
+            said, text = drawn(model_type, number, attempt)
+            model = small_model(configuration(said))
+            with torch.no_grad():
+                model(torch.tensor([text.rows[0]]))
+            break
+        except Exception as problem:
+            last = problem
+    else:
+        raise last
+    _stored(model, getattr(torch, said["dtype"])).save_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps({**said, "architectures": [type(model).__name__]}))
+    _write_words(folder)
+
+
+def _write_words(folder: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({f"w{number}": number for number in range(33)}, unk_token="w3"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w3", eos_token="w2").save_pretrained(folder)
+
+
+def _compare(ours: list[list[int]], folder: Path, prompts: Sequence[str]) -> str:
     """Raises where transformers says other tokens."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    rows = [tokenizer(prompt).input_ids for prompt in PROMPTS]
+    rows = [tokenizer(prompt).input_ids for prompt in prompts]
     with torch.no_grad():
         try:
             theirs, told = [_generated(model, row) for row in rows], ""

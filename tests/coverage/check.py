@@ -19,6 +19,7 @@ from types import SimpleNamespace
 from typing import Any, Protocol, cast
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
 
@@ -285,6 +286,7 @@ class Portable:
         graph = load_graph(folder / "graph.onnx")
         lower(graph, signature, attention="portable")
         save_graph(graph, folder / "lowered.onnx")
+        onnx.checker.check_model(str(folder / "lowered.onnx"))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 4
@@ -313,6 +315,7 @@ class Packaged:
         graph = load_graph(folder / "graph.onnx")
         lowered = lower(graph, signature, attention="auto")
         save_graph(graph, folder / "packaged.onnx")
+        onnx.checker.check_model(str(folder / "packaged.onnx"))
         said = {"file": "packaged.onnx", "in_place": lowered["in_place"], "rows_apart": lowered["rows_apart"]}
         package = SimpleNamespace(
             manifest={"graphs": {signature.graph: said}}, path=folder, signature=lambda graph: signature

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 TOLERANCE = 1e-4
+HOLDS_TO = re.compile(r"hint: specialization\.ctx_len=(\d+)")
 RUNS_OF = re.compile(r"runs of \d+")
 NOT_TRIED = ("configuration", "model", "reference")
 HEAD = """# Architectures
@@ -21,12 +22,18 @@ largest difference of logits relative to their spread; below 1e-4, and with ever
 The mechanism is the recipe of [export](export.md) that reproduced PyTorch; *tokens kept* means that the text itself is
 kept and all of it is computed again at each step, which is slow. AI100 says whether the graph takes the form that the
 compiler for Cloud AI 100 reads; *runs of N* where it does with `specialization.prefill_seq_len` up to that, because states
-that pass from token to token need a loop otherwise.
+that pass from token to token need a loop otherwise. *Built* says whether a checkpoint of the type in a folder went through the
+command line as well: `qeffbuild build model.path=DIR`, gate included, `verify`, and `run`, whose greedy tokens were those that `generate`
+of transformers makes of the folder; *model* where `generate` says something else than the model does, or cannot (RoBERTa's kin get
+other positions from it), and the tokens were the model's; *to N* where the graph holds for texts of so many tokens.
 """
 
 
-def written(results: Mapping[str, Mapping[str, Any]], types: Iterable[str]) -> str:
-    """The page; the same bytes for the same results. `types` are all that there are."""
+Results = Mapping[str, Mapping[str, Any]]
+
+
+def written(results: Results, types: Iterable[str], built: Results) -> str:
+    """The page; the same bytes for the same results. `types` are all that there are, `built` is by the command line."""
     ordered = [results[name] for name in sorted(results)]
     tried = [said for said in ordered if said["stage"] not in NOT_TRIED]
     passed = [said for said in tried if passes(said)]
@@ -36,7 +43,9 @@ def written(results: Mapping[str, Mapping[str, Any]], types: Iterable[str]) -> s
         f"Of {len(ordered)} types, transformers itself makes and runs {len(tried)} from a small configuration;",
     ]
     said += [f"{len(passed)} of these pass: {share:.0f} %.", "", "## Pass"]
-    said += _table("type mechanism states prefill ragged chunked decode long AI100", map(_row, passed))
+    said += _table(
+        "type mechanism states prefill ragged chunked decode long AI100 built", (_row(said, built) for said in passed)
+    )
     said += ["", "## Do not pass"]
     said += _table("type stage reason", ((s["model_type"], s["stage"], _reason(s)) for s in tried if not passes(s)))
     said += ["", "## Not to be made from a small configuration"]
@@ -51,7 +60,7 @@ def passes(said: Mapping[str, Any]) -> bool:
     return said["stage"] == "done" and said["tokens_equal"] and max(said["errors"].values()) < TOLERANCE
 
 
-def _row(said: Mapping[str, Any]) -> tuple[str, ...]:
+def _row(said: Mapping[str, Any], built: Results) -> tuple[str, ...]:
     kinds = ("prefill", "ragged", "chunked", "decode", "long")
     errors = (f"{said['errors'][kind]:.0e}" if kind in said["errors"] else "" for kind in kinds)
     return (
@@ -60,7 +69,17 @@ def _row(said: Mapping[str, Any]) -> tuple[str, ...]:
         ", ".join(said["states"]),
         *errors,
         said["qaic"] if RUNS_OF.fullmatch(said["qaic"]) else "no" if said["qaic"] else "yes",
+        built_cell(built.get(said["model_type"])),
     )
+
+
+def built_cell(said: Mapping[str, Any] | None) -> str:
+    if said is None:
+        return ""
+    if said["stage"] != "done":
+        longest = HOLDS_TO.search(said["reason"])
+        return f"to {longest[1]}" if longest else "no"
+    return "model" if said["reason"] else "yes"
 
 
 def _reason(said: Mapping[str, Any]) -> str:

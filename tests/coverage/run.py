@@ -30,6 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", metavar="TYPE", default=[])
     parser.add_argument("--results", type=Path, default=ROOT / "outputs" / "coverage.jsonl")
+    parser.add_argument("--built", type=Path, default=ROOT / "outputs" / "built.jsonl", help="what built.py has found")
     parser.add_argument("--page", type=Path)
     parser.add_argument("--limit", type=float, default=300.0, help="seconds for one type")
     words = parser.parse_args()
@@ -50,7 +51,7 @@ def main() -> None:
     if words.page:
         from page import written
 
-        words.page.write_text(written(done, classes(CAUSAL)), "utf-8")
+        words.page.write_text(written(done, classes(CAUSAL), read(words.built)), "utf-8")
 
 
 def read(results: Path) -> dict[str, dict[str, Any]]:

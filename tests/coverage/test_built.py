@@ -11,8 +11,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from built import OTHERWISE, Asked, built_apart
 
-# A text part by itself; windows of other sizes; positions behind padding; states; latents; biases; no cache.
-FAMILIES = ("emu3", "dots3_note", "camembert", "mamba2", "deepseek_v3", "bloom", "xlm")
+# A text part by itself; windows of other sizes; positions behind padding; states; latents; biases; no cache; rounding amplified.
+FAMILIES = ("emu3", "dots3_note", "camembert", "mamba2", "deepseek_v3", "bloom", "xlm", "zamba")
 ASKED = {
     "narrow checkpoint": Asked(dtype="bfloat16"),
     "weights as transformers draws them": Asked(init=True),

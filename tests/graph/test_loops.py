@@ -83,3 +83,20 @@ def test_what_needs_no_state_is_done_for_all_tokens_at_once(lowered):
 
     assert "MatMul" not in inside
     assert outside.count("MatMul") == 2
+
+
+def test_what_reads_one_result_before_the_loop_has_its_last_stands_behind_the_loop():
+    model = averaging()
+    y, last = model.graph.outputs
+    doubled = ir.node("Add", [y, y])
+    model.graph.insert_after(y.producer(), doubled)
+    model.graph.outputs[0] = doubled.outputs[0]
+    state_out = last.producer()
+    model.graph.remove(state_out)
+    model.graph.append(state_out)
+
+    lower_loops(model.graph, chunks=False)
+
+    model.opset_imports.pop(DOMAIN)
+    places = [node.op_type for node in model.graph]
+    assert places.index("Scan") < places.index("Add")

@@ -82,6 +82,7 @@ def lower(
     counts["attention_packed"] = pack_attention(model.graph)
     counts |= fuse_activations(model) | fuse_norms(model)
     tables = round_tables(model.graph, embedding_bits) if embedding_bits else {}
+    model.graph.sort()  # a fused norm stands where its sum was, and its scale may be made further on
     return {
         "schema": 1,
         "recurrence": {"asked": recurrence, **loops.as_json()},
