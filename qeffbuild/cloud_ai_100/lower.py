@@ -32,7 +32,7 @@ def run(work: Work) -> None:
     main, *others = members(work.inputs["graph"])
     model, signature = load_graph(main.graph), main.signature
     if not signature.states:
-        refuse_free_lengths(signature)
+        refuse_free_lengths(model.graph, signature)
         lowered = lower_reader(model, signature)
     elif others and not sees(signature):
         (encoder,) = others

@@ -10,6 +10,7 @@ from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass
 from qeffbuild.cloud_ai_100.finish import finish
 from qeffbuild.errors import ModelError
 from qeffbuild.graph.emit import Emitter
+from qeffbuild.graph.hoist import BEGIN, END, is_mark
 from qeffbuild.graph.ops import lower_portable
 from qeffbuild.signature import IoSignature
 
@@ -26,13 +27,15 @@ def lower_reader(model: ir.Model, signature: IoSignature) -> IoSignature:
     return lowered
 
 
-def refuse_free_lengths(signature: IoSignature) -> None:
-    """A compiled graph has lengths of its own: what is shorter has to be padded."""
+def refuse_free_lengths(graph: ir.Graph, signature: IoSignature) -> None:
+    """A compiled graph has lengths of its own: what is shorter has to be padded, and no loop goes along it."""
     names = {tensor.name for tensor in signature.inputs}
     if "input_ids" in names and "attention_mask" not in names:
         found = "what stands behind a text changes what this model makes of it, and a compiled length is padded"
     elif any(len(tensor.axes) == 3 for tensor in signature.inputs):
         found = "this model is given frames of sound, whose compiled lengths are not known"
+    elif any(is_mark(node, BEGIN | END) for node in graph):
+        found = "its layers carry states from token to token by a loop, which the compiler does not have"
     else:
         return
     raise ModelError("onnx.unsupported", f"graph: {found}", hint="build it for backend=onnxruntime")
