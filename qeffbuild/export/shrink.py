@@ -54,7 +54,7 @@ INNER_HEAD_NAMES = ("mamba_n_heads", "n_mamba_heads", "mamba_num_heads", "num_he
 INNER_WIDTH_NAMES = ("mamba_d_head", "mamba_headdim", "mamba_head_dim", "head_dim")
 EXPAND_NAMES = ("mamba_expand", "expand")
 GROUP_NAMES = ("mamba_n_groups", "mamba_ngroups", "n_groups")
-VOCABULARY_NAMES = ("vocab_size", "vocab_size_per_layer_input")
+VOCABULARY_NAMES = ("vocab_size", "vocab_size_per_layer_input", "entity_vocab_size")
 TOKEN_NAMES = ("pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "unk_token_id", "mask_token_id")
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -177,10 +178,10 @@ def export(
 def _small_one(said: Mapping[str, Any], config: Any, task: str, kind: Kind) -> tuple[Any, list[torch.Tensor]]:
     """The first of the smaller models that can be made and that PyTorch runs, and what it says."""
     problems: list[Exception] = []
-    for candidate in _smaller(said, config):
+    for candidate, most in _smaller(said, config):
         try:
             shrunken = skeleton.configuration(candidate)
-            if skeleton.number_of_parameters(shrunken, _maker(task)) > shrink.MOST_PARAMETERS:
+            if skeleton.number_of_parameters(shrunken, _maker(task)) > most:
                 raise ValueError("it cannot be made small enough")
             model = skeleton.small_model(shrunken, _maker(task))
             return model, kind.reference(model, kind.graphs(model, Reading()))
@@ -193,9 +194,10 @@ def _small_one(said: Mapping[str, Any], config: Any, task: str, kind: Kind) -> t
     raise unsupported(said["model_type"], found) from problems[0]
 
 
-def _smaller(said: Mapping[str, Any], config: Any) -> Iterator[dict[str, Any]]:
-    yield from shrink.candidates(said, config)
-    yield shrink_more.small(said, config)
+def _smaller(said: Mapping[str, Any], config: Any) -> Iterator[tuple[dict[str, Any], float]]:
+    """Configurations, and how many parameters each may have: the last is taken as it is."""
+    yield from ((candidate, shrink.MOST_PARAMETERS) for candidate in shrink.candidates(said, config))
+    yield shrink_more.small(said, config), math.inf
 
 
 def embedding_of(facts: Mapping[str, Any], pooling: str, normalize: bool | None) -> tuple[str, bool]:

@@ -58,7 +58,8 @@ def _section(task: str, found: list[Said | None], types: list[str]) -> list[str]
 
 def _row(said: Said, kinds: Iterable[str]) -> tuple[str, ...]:
     mechanism = ", ".join(filter(None, (said["mechanism"], said.get("pooling"))))
-    return (said["model_type"], mechanism, *(f"{said['errors'][kind]:.0e}" for kind in kinds))
+    errors = said["errors"]
+    return (said["model_type"], mechanism, *(f"{errors[kind]:.0e}" if kind in errors else "" for kind in kinds))
 
 
 def _reason(said: Said) -> str:
