@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 aten = torch.ops.aten
 
@@ -27,6 +28,7 @@ IDENTITIES = frozenset(
 )
 CASTS = frozenset({aten.to.dtype, aten.to.dtype_layout, aten.to.device})
 ARITHMETIC = frozenset({aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor})
+VIEWS = frozenset({aten.slice.Tensor, aten.select.int})
 SPELLINGS = {
     aten.__and__.Tensor: aten.bitwise_and.Tensor,
     aten.__or__.Tensor: aten.bitwise_or.Tensor,
@@ -54,6 +56,8 @@ def _rewrite(graph: torch.fx.Graph, node: torch.fx.Node) -> None:
         _drop(graph, node)
     elif node.target in CASTS:
         _cast(node)
+    elif node.target is aten.copy_.default and (changed := _wholly_written(node)) is not None:
+        _overwrite(graph, node, changed)
     elif _works_in_place(node):
         _make_value(node)
 
@@ -101,14 +105,71 @@ def _make_value(node: torch.fx.Node) -> None:
     changed.replace_all_uses_with(node, delete_user_cb=after.__contains__)
 
 
+def _views(node: torch.fx.Node) -> list[Any]:
+    """What a write goes through: slices and elements, from the innermost to what is a value of its own."""
+    chain = [_operand(node)]
+    while chain[-1].target in VIEWS:
+        chain.append(_operand(chain[-1]))
+    return chain
+
+
+def _wholly_written(node: torch.fx.Node) -> Any | None:
+    """The value of which x[...] = y writes all there is, as a loop over a single token fills its results."""
+    *views, changed = _views(node)
+    before = set(changed.users).difference(_following(node))
+    if not views or _is_view(changed) or before != {views[-1]} or any(len(view.users) > 1 for view in views):
+        return None
+    is_whole = all(map(_keeps_all, views)) and _are_equal(_sizes(node.args[1]), _sizes(views[0]))
+    return changed if is_whole else None
+
+
+def _keeps_all(view: Any) -> bool:
+    whole, own = _sizes(_operand(view)), _sizes(view)
+    if view.target is aten.select.int:
+        own.insert(_selected(view), 1)
+    return _are_equal(own, whole)
+
+
+def _selected(view: Any) -> int:
+    return range(len(_sizes(_operand(view))))[view.args[1]]
+
+
+def _sizes(node: Any) -> list[Any]:
+    return list(node.meta["val"].shape)
+
+
+def _are_equal(some: list[Any], others: list[Any]) -> bool:
+    return len(some) == len(others) and all(
+        statically_known_true(one == other) for one, other in zip(some, others, strict=True)
+    )
+
+
+def _overwrite(graph: torch.fx.Graph, node: torch.fx.Node, changed: Any) -> None:
+    """x[:, :, 0] = y -> y with the axes of one element that x has, read by all who would have read x afterwards."""
+    value: Any = node.args[1]
+    for view in (view for view in _views(node) if view.target is aten.select.int):
+        value = _called(node, aten.unsqueeze.default, (value, _selected(view)))
+    value = _called(node, aten._to_copy.default, (value,), dtype=_dtype(changed))
+    after = {later for later in _following(node) if later in changed.users}
+    changed.replace_all_uses_with(value, delete_user_cb=after.__contains__)
+    graph.erase_node(node)
+
+
+def _called(where: torch.fx.Node, target: Any, args: tuple[Any, ...], **kwargs: Any) -> Any:
+    """A node before `where`, in the same module."""
+    with where.graph.inserting_before(where):
+        made = where.graph.call_function(target, args, kwargs)
+    value, *more = args
+    made.meta.update({**where.meta, "val": target(value.meta["val"], *more, **kwargs)})
+    return made
+
+
 def _as_wide_as(changed: Any, node: torch.fx.Node) -> None:
     """In place, the result has the dtype of what is changed: whole numbers become such as those that they meet."""
     other = node.args[1]
     dtype = _dtype(changed)
     if isinstance(other, torch.fx.Node) and dtype.is_floating_point and not _dtype(other).is_floating_point:
-        with node.graph.inserting_before(node):
-            cast = node.graph.call_function(aten._to_copy.default, (other,), {"dtype": dtype})
-        cast.meta["val"] = other.meta["val"].to(dtype)
+        cast = _called(node, aten._to_copy.default, (other,), dtype=dtype)
         node.args = (changed, cast, *node.args[2:])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -37,6 +38,24 @@ def _slice(self: Any, start: int, stop: int, dim: int) -> Any:
 
 def _square(self: Any) -> Any:
     return op.Mul(self, self)
+
+
+def _rsub(self: Any, other: float, alpha: float = 1) -> Any:
+    return op.Sub(_number(other, self), self if alpha == 1 else op.Mul(self, _number(alpha, self)))
+
+
+def _var(self: Any, dim: Sequence[int], unbiased: bool = True, keepdim: bool = False) -> Any:
+    """Over axes whose sizes are known."""
+    axes: Any = op.Constant(value_ints=list(dim))
+    away = op.Sub(self, op.ReduceMean(self, axes, keepdims=1))
+    found = op.ReduceMean(op.Mul(away, away), axes, keepdims=int(keepdim))
+    count = math.prod(self.shape[axis] for axis in dim)
+    return op.Mul(found, _number(count / (count - 1), found)) if unbiased else found
+
+
+def _number(number: float, like: Any) -> Any:
+    value: Any = op.Constant(value_float=float(number))
+    return op.CastLike(value, like)
 
 
 def _squeeze(self: Any, dim: int) -> Any:
@@ -86,6 +105,8 @@ TRANSLATIONS: dict[Any, Callable[..., Any]] = {
     aten.square.default: _square,
     aten.squeeze.default: _squeeze_all,
     aten.squeeze.dim: _squeeze,
+    aten.rsub.Scalar: _rsub,
+    aten.var.dim: _var,
     aten.conv2d.padding: _conv2d_named_padding,
     aten.conv3d.default: _conv3d,
 }
