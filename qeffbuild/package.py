@@ -140,6 +140,7 @@ def model_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     config = facts["config"]
     text = config.get("text_config") or (config.get("decoder") if config.get("vocab_size") is None else None) or {}
     said = {**text, **config, **(facts["generation_config"] or {})}
+    vocabulary = text.get("vocab_size") or said.get("vocab_size")  # some say another one of the whole
     eos = said.get("eos_token_id")
     ends = eos if isinstance(eos, list) else [] if eos is None else [eos]
     # GPT-2's and MPT's words for the longest context; whoever has none says nothing of it.
@@ -148,8 +149,8 @@ def model_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "model_type": config["model_type"],
         "name": next(iter(config.get("architectures") or [config["model_type"]])),
-        "vocab_size": said.get("vocab_size"),
-        "eos_token_id": [token for token in ends if said.get("vocab_size") is None or token < said["vocab_size"]],
+        "vocab_size": vocabulary,
+        "eos_token_id": [token for token in ends if vocabulary is None or token < vocabulary],
         "bos_token_id": said.get("bos_token_id"),
         "pad_token_id": said.get("pad_token_id"),
         "max_position_embeddings": longest,

@@ -40,7 +40,7 @@ def _generating(network: Any) -> Callable[[Mapping[str, Any]], Any]:
     def ask(row: Mapping[str, Any]) -> Any:
         inputs = {name: tensor for name, tensor in row.items() if name not in _OURS}
         if IS_IMAGE in row:
-            inputs |= {name: row[IS_IMAGE] for name in _KINDS if accepts(network, name)}
+            inputs |= {name: row[IS_IMAGE] for name in _KINDS if accepts(network, name) and name not in row}
         if START in row and accepts(network, _SEEN):
             inputs[_SEEN] = torch.ones_like(row[START])  # else some hide the token that they begin with: it is padding
         return network(**inputs, **without_cache(network)).logits

@@ -24,10 +24,14 @@ from qeffbuild.export.states import CacheForm, NoStates, accepts, cache_name, pr
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """`form` is that of the cache, if there is to be one; texts that go alone have no padding."""
+    """`form` is that of the cache, if there is to be one; texts that go alone have no padding.
+
+    With room, there are tokens behind a text for the model's code alone: some takes one block of them another way.
+    """
 
     form: CacheForm | None = None
     is_alone: bool = False
+    has_room: bool = False
 
 
 def form_of(model: Any, mode: contextlib.AbstractContextManager[Any] | None = None) -> CacheForm:

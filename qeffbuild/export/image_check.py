@@ -40,6 +40,7 @@ class Expected:
 
     rows: tuple[Row, ...]
     is_listed: bool
+    whole_prompts: bool
 
     @property
     def vision_size(self) -> int:
@@ -47,7 +48,7 @@ class Expected:
 
 
 @torch.no_grad()
-def reference(model: Any, picture: Picture) -> Expected:
+def reference(model: Any, picture: Picture, *, whole_prompts: bool) -> Expected:
     """PyTorch's own answers, all tokens at once and without a cache."""
     use_its_own(model)
     rows, is_listed = [], False
@@ -59,10 +60,12 @@ def reference(model: Any, picture: Picture) -> Expected:
         size = _rows(features.pooler_output).shape[0]
         tokens = _tokens(model, number, before, size, after + DECODED)
         image = (before, before + size)
-        expected = model(input_ids=tokens[None], **_asked(model, tokens, pixels, picture), use_cache=False).logits[0]
+        expected = model(
+            input_ids=tokens[None], **_asked(model, tokens, pixels, picture, whole_prompts), use_cache=False
+        ).logits[0]
         positions = _positions(model, tokens, picture)
         rows.append(Row(tokens=tokens, positions=positions, vision=vision, expected=expected, image=image))
-    return Expected(rows=tuple(rows), is_listed=is_listed)
+    return Expected(rows=tuple(rows), is_listed=is_listed, whole_prompts=whole_prompts)
 
 
 def _tokens(model: Any, number: int, before: int, size: int, after: int) -> torch.Tensor:
@@ -73,10 +76,13 @@ def _tokens(model: Any, number: int, before: int, size: int, after: int) -> torc
     return torch.cat([text[:before], image, text[before:]])
 
 
-def _asked(model: Any, tokens: torch.Tensor, pixels: torch.Tensor, picture: Picture) -> dict[str, Any]:
+def _asked(
+    model: Any, tokens: torch.Tensor, pixels: torch.Tensor, picture: Picture, whole_prompts: bool
+) -> dict[str, Any]:
     is_image = (tokens == model.config.image_token_id).int()[None]
     asked = {"pixel_values": pixels, **picture.geometry}
-    types = {"token_type_ids": is_image, "mm_token_type_ids": is_image}
+    is_answer = (torch.arange(len(tokens)) >= len(tokens) - DECODED).int()[None]
+    types = {"token_type_ids": is_answer if whole_prompts else is_image, "mm_token_type_ids": is_image}
     return asked | {name: value for name, value in types.items() if accepts(model, name)}
 
 
@@ -122,7 +128,7 @@ def _errors(language: Language, expected: Expected, *, splitting: bool) -> Itera
     vision = [torch.cat(parts) for parts in zip(*(row.vision for row in rows), strict=True)]
     image_idx = torch.zeros(len(rows), 1, dtype=torch.long)
     done = [0 for _ in rows]
-    for stops in _schedule(rows, splitting=splitting):
+    for stops in _schedule(expected, splitting=splitting):
         width = max(stop - start for start, stop in zip(done, stops, strict=True))
         tokens = torch.zeros(len(rows), width, dtype=torch.long)
         positions = torch.full((*rows[0].positions.shape[:-1], len(rows), width), -1)
@@ -137,11 +143,12 @@ def _errors(language: Language, expected: Expected, *, splitting: bool) -> Itera
         done = stops
 
 
-def _schedule(rows: Sequence[Row], *, splitting: bool) -> Iterator[list[int]]:
-    """Where each step stops in each row: two chunks of the prompt, then single tokens."""
-    first = [sum(row.image) // 2 if splitting else row.image[1] + 1 for row in rows]
+def _schedule(expected: Expected, *, splitting: bool) -> Iterator[list[int]]:
+    """Where each step stops in each row: the prompt, in two chunks unless it is whole, then single tokens."""
+    rows = expected.rows
     prompts = [len(row.tokens) - DECODED for row in rows]
-    yield first
+    if not expected.whole_prompts:
+        yield [sum(row.image) // 2 if splitting else row.image[1] + 1 for row in rows]
     yield prompts
     for step in range(DECODED):
         yield [length + step + 1 for length in prompts]

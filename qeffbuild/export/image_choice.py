@@ -53,7 +53,7 @@ def make(config: Any, dtype: str = "float32") -> Any:
     return AutoModelForImageTextToText.from_config(config, dtype=getattr(torch, dtype), attn_implementation="eager")
 
 
-def small_one(config: Any, one: Mapping[str, Any]) -> Small:
+def small_one(config: Any, one: Mapping[str, Any], *, whole_prompts: bool) -> Small:
     """The first smaller model that transformers itself can run, and the attention that its vision part agrees with.
 
     `one` is what the processor makes of one image.
@@ -67,7 +67,7 @@ def small_one(config: Any, one: Mapping[str, Any]) -> Small:
                 raise ValueError("it cannot be made small enough")
             model = skeleton.small_model(shrunken, make)
             picture = Picture.of(one, model)
-            expected = reference(model, picture)
+            expected = reference(model, picture, whole_prompts=whole_prompts)
             attention = _vision_attention(model, picture, expected)
             return Small(model=model, form=probe(model), expected=expected, vision_attention=attention)
         except QeffBuildError:
@@ -92,7 +92,7 @@ def _vision_attention(model: Any, picture: Picture, expected: Expected) -> str:
 def chosen(small: Small, recipe: Recipe) -> Chosen:
     """Raise Disagreement unless the recipe is right; images that see themselves as a whole may not be split."""
     outputs = Vision(small.model, _nothing(), attention=small.vision_attention).outputs
-    for splitting in (True, False):
+    for splitting in (False,) if small.expected.whole_prompts else (True, False):
         try:
             choice, error = check_language(
                 small.model, small.form, recipe, small.expected, outputs, splitting=splitting

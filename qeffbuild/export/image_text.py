@@ -23,6 +23,7 @@ from qeffbuild.export.weights import stored_tensors
 from qeffbuild.export.write import write_all
 from qeffbuild.models.image_positions import RULE
 from qeffbuild.models.images import blank, described, processed, size_of
+from qeffbuild.models.processor import reads_whole
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +32,8 @@ log = logging.getLogger(__name__)
 class ImageFacts:
     """What whoever feeds the graphs has to know: images of which size, and what becomes of one.
 
-    `processed` describes what the processor gives for one image; `whole_images` says that an image may not be
-    split over chunks, because its pieces see one another.
+    `processed` describes what the processor gives for one image; `whole_images` and `whole_prompts` say that an image
+    or all of a prompt may not be split over chunks, because its pieces see one another.
     """
 
     img_size: tuple[int, int]
@@ -40,6 +41,7 @@ class ImageFacts:
     image_token_id: int
     vision_size: int
     whole_images: bool
+    whole_prompts: bool
     has_grid: bool
     processed: Mapping[str, Any]
 
@@ -92,7 +94,8 @@ def export(
     one = processed(processor, blank(size))
     seen = one if kv_offload else processed(processor, blank(size, max_num_images))
     progress(0.05, "building a small model of the same kind")
-    small = small_one(config, one)
+    whole_prompts = reads_whole(processor)
+    small = small_one(config, one, whole_prompts=whole_prompts)
     rejected: list[tuple[str, str]] = []
     for recipe in (recipe for recipe in RECIPES if not recipe.recompute):
         try:
@@ -112,6 +115,7 @@ def export(
             image_token_id=config.image_token_id,
             vision_size=small.expected.vision_size,
             whole_images=way.whole_images,
+            whole_prompts=whole_prompts,
             has_grid=hasattr(small.model.base_model, RULE),
             processed=described(one),
         )

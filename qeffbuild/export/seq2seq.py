@@ -18,11 +18,12 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from qeffbuild.export.adapted import adapted
 from qeffbuild.export.cache import flat_states, retained_cache
+from qeffbuild.export.carried import Reading
 from qeffbuild.export.interfaces import use_its_own
 from qeffbuild.export.layers import Layers, NotAlike, plan_or_whole, stack_of
 from qeffbuild.export.modules import Traceable
 from qeffbuild.export.positions import true_positions
-from qeffbuild.export.sound import LENGTH, LENGTHS, is_free, sound_of
+from qeffbuild.export.sound import LENGTH, LENGTHS, ONE_DECODER, is_free, sound_of
 from qeffbuild.export.states import CacheForm, StateSpec, accepts
 from qeffbuild.signature import State, Tensor
 
@@ -32,6 +33,7 @@ POSITIONS = Tensor(name="position_ids", dtype="int64", axes=_ROWS)
 MASK = Tensor(name="attention_mask", dtype="int64", axes=_ROWS)
 INDEX = Tensor(name="logits_index", dtype="int64", axes=("batch_size", "num_logits"))
 CROSS_MASK = Tensor(name="encoder_attention_mask", dtype="int64", axes=("batch_size", "encoder_ctx_len"))
+_ROOM = 128  # a block of LongT5's
 _KEYS_AND_VALUES = ("keys", "values")
 
 
@@ -51,10 +53,10 @@ class Parts:
     cross: tuple[tuple[int, ...], ...]  # shapes of its keys and values, layer by layer, of one row
 
 
-def graphs(model: Any) -> tuple[Traceable, ...]:
-    """The decoder, which is the main graph, and the encoder."""
+def graphs(model: Any, reading: Reading) -> tuple[Traceable, ...]:
+    """The decoder, which is the main graph, and the encoder; with padding behind a text for its code alone, if asked."""
     if not model.config.is_encoder_decoder:
-        raise ValueError("no encoder and decoder: what it hears goes among the words that one decoder reads")
+        raise ValueError(ONE_DECODER)
     parts = _parts(model)
     reads = model.main_input_name == IDS.name
     inputs = (IDS, MASK) if reads else (sound_of(model),)
@@ -75,7 +77,7 @@ def graphs(model: Any) -> tuple[Traceable, ...]:
     )
     encoder = Traceable(
         graph="encoder",
-        module=_Encoder(model),
+        module=_Encoder(model, room=_ROOM if reading.has_room else 0),
         inputs=inputs,
         outputs=tuple(tensor.name for tensor in held),
         sizes=None if reads else {LENGTH: LENGTHS[inputs[0].name][0]},
@@ -106,13 +108,18 @@ def _parts_with_layers(model: Any) -> tuple[str, str]:
 class _Encoder(nn.Module):
     """The encoder, and what each decoder layer makes of its output: run for one token, all else of which is dropped."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, room: int = 0) -> None:
         super().__init__()
         self.model = model
+        self.room = room
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         mask = {"attention_mask": tensors[1]} if len(tensors) > 1 else {}
-        hidden = self.model.get_encoder()(tensors[0], **mask)[0]
+        if self.room:
+            ids, shown = (torch.nn.functional.pad(tensor, (0, self.room)) for tensor in tensors)
+            hidden = self.model.get_encoder()(ids, attention_mask=shown)[0][:, : tensors[0].shape[1]]
+        else:
+            hidden = self.model.get_encoder()(tensors[0], **mask)[0]
         start = torch.ones(hidden.shape[0], 1, dtype=torch.long)
         made = self.model(decoder_input_ids=start, encoder_outputs=_Heard(hidden), use_cache=True, **mask)
         return tuple(_flat_cross(made.past_key_values))

@@ -17,12 +17,15 @@ from qeffbuild.signature import Axis, Tensor
 SAMPLES, FEATURES, LENGTH = "input_values", "input_features", "seq_len"
 # Long enough that convolutions leave some frames; two, no multiple of one another, show that any length does.
 LENGTHS = {SAMPLES: (4801, 6400), FEATURES: (331, 400)}
+ONE_DECODER = "no encoder and decoder: what it hears goes among the words that one decoder reads"
 _STRIDES = (1, 2, 4, 8)
 _OF_POSITIONS = ("max_source_positions", "max_position_embeddings")
 
 
 def sound_of(model: Any) -> Tensor:
     """[batch, samples], [batch, frames, width] or [batch, width, frames]; a number of frames where only that fits."""
+    if not model.config.is_encoder_decoder:
+        raise ValueError(ONE_DECODER)
     encoder = model.get_encoder()
     name = getattr(encoder, "main_input_name", None)
     name = name if name in LENGTHS else model.main_input_name

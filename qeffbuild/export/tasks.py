@@ -32,7 +32,7 @@ from qeffbuild.export.weightless import Weightless, copied_or_whole
 from qeffbuild.export.weights import Stored, stored_tensors
 from qeffbuild.export.write import write_all
 from qeffbuild.models.classes import model_from
-from qeffbuild.models.tasks import GENERATING
+from qeffbuild.models.tasks import GENERATING, TEXT
 from qeffbuild.signature import IoSignature
 
 Make = Callable[[Any], Any]
@@ -44,6 +44,7 @@ TOLERANCE = 1e-4
 # trace at once holds; and text by text, where padding would change results.
 _ATTENTIONS = ("qeffbuild", "eager")
 _WITH_CACHE = "with a cache"
+_WITH_ROOM = "with room behind it"
 _READINGS = ("at once", _WITH_CACHE, "alone")
 
 
@@ -97,7 +98,7 @@ class _Way:
 
     def read(self, model: Any, mode: Any = None) -> Reading:
         form = form_of(model, mode) if self.reading == _WITH_CACHE else None
-        return Reading(form=form, is_alone=self.reading == "alone")
+        return Reading(form=form, is_alone=self.reading == "alone", has_room=self.reading == _WITH_ROOM)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,8 +213,8 @@ def kind_of(task: str, how: str, is_normal: bool) -> Kind:
         from qeffbuild.export import seq2seq, seq2seq_check
 
         return Kind(
-            readings=_READINGS[:1],
-            graphs=lambda model, reading: seq2seq.graphs(model),
+            readings=(_READINGS[0], _WITH_ROOM) if task == TEXT else _READINGS[:1],
+            graphs=seq2seq.graphs,
             reference=lambda model, graphs: [],  # it runs when it is held against its graphs
             error=lambda model, graphs, expected, attention, choice: seq2seq_check.error(
                 model, graphs, attention, choice

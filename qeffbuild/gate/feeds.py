@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qeffbuild.gate.figures import ends
-from qeffbuild.gate.questions import HEARD, IS_IMAGE, POSITIONS, SOUND, START, Row
+from qeffbuild.gate.questions import HEARD, IS_IMAGE, KINDS, POSITIONS, SOUND, START, Row
 from qeffbuild.signature import Axis, IoSignature, State, Tensor
 
 # Settings that change nothing, where 0 would.
@@ -30,7 +30,8 @@ def runs(signature: IoSignature, row: Row, held: Row) -> tuple[Run, ...]:
     `held` is what other graphs made of the row; tokens of an image are not told apart.
     """
     length, seen = tokens(row), np.flatnonzero(row[IS_IMAGE][0]) if IS_IMAGE in row else np.array([-1])
-    parts = ends(length, after=int(seen[-1]) + 1) if signature.states else iter([(0, length)])
+    together = int((row[KINDS] == 0).sum()) if KINDS in row else int(seen[-1]) + 1
+    parts = ends(length, after=together) if signature.states else iter([(0, length)])
     return tuple(Run(start=a, stop=b, inputs=_inputs(signature, row, held, a, b)) for a, b in parts)
 
 

@@ -20,7 +20,7 @@ from qeffbuild.models.tasks import CTC, IMAGE_TEXT, SPEECH, TEXT
 
 SAMPLES, FRAMES = (4800, 6400), (96, 133)
 START, SOUND, HEARD = "decoder_input_ids", "input_features", "encoder_ctx_len"
-IS_IMAGE, POSITIONS, PIXELS = "is_image", "positions", "pixel_values"
+IS_IMAGE, POSITIONS, PIXELS, KINDS = "is_image", "positions", "pixel_values", "token_type_ids"
 _WORDS = 5  # of a text, on each side of an image
 
 Row = Mapping[str, np.ndarray]  # inputs by name, [1, ...]
@@ -86,7 +86,7 @@ def _pictures(folder: Path, facts: Facts, network: Any, asking: Asking) -> Itera
     from qeffbuild.export.vision import Picture
     from qeffbuild.models.image_positions import RULE, positions_of
     from qeffbuild.models.images import blank, size_of
-    from qeffbuild.models.processor import load_processor
+    from qeffbuild.models.processor import load_processor, reads_whole
 
     processor = load_processor(folder, facts.model_type)
     image = blank(size_of(network.config, asking.img_size))[0]
@@ -99,6 +99,10 @@ def _pictures(folder: Path, facts: Facts, network: Any, asking: Asking) -> Itera
         geometry = Picture.of(made, network).geometry
         is_image = made["input_ids"][0] == network.config.image_token_id
         row = {"input_ids": made["input_ids"], PIXELS: made[PIXELS].float(), **geometry, IS_IMAGE: is_image.int()[None]}
+        if reads_whole(processor):  # and then its last two tokens are an answer
+            row[KINDS] = (np.arange(made["input_ids"].shape[1]) >= made["input_ids"].shape[1] - 2).astype(np.int64)[
+                None
+            ]
         if hasattr(network.base_model, RULE):
             turns = positions_of(network.base_model, made["input_ids"][0], is_image, geometry)
             row[POSITIONS] = np.concatenate([np.arange(turns.shape[1])[None, None], turns.numpy()[:, None]])

@@ -8,6 +8,7 @@ it is read.
 from __future__ import annotations
 
 import importlib
+import inspect
 import shutil
 import sys
 import zipfile
@@ -40,6 +41,11 @@ def load_processor(folder: Path, model_type: str) -> Any:
         first = next(iter(str(problem).strip().splitlines()), type(problem).__name__)
         found = f"the image processor cannot be read: {first:.160}"
         raise ModelError("model.processor", found, where=str(folder)) from problem
+
+
+def reads_whole(processor: Any) -> bool:
+    """Whether a prompt's tokens all see one another: such a processor is given an answer apart from it, as a suffix."""
+    return "suffix" in inspect.signature(type(processor).__call__).parameters
 
 
 def pack(folder: Path, names: Sequence[str], out: Path) -> None:

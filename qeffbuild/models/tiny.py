@@ -98,6 +98,7 @@ _CORRECTIONS: Mapping[str, Mapping[str, Any]] = {
     "llama_swiftkv": {"swiftkv": True, "num_hidden_layers": 4, "num_key_value_layers": 2},
     "mamba2": {"num_heads": 16},  # times head_dim: expand times hidden_size
     "ministral": {"head_dim": 16},
+    "moonshine_streaming": {"num_key_value_heads": 8},
     # They count without padding, so that must not be what a text begins or ends with.
     **{name: {"pad_token_id": 1} for name in _PADDING_APART},
     "mistral4": {"head_dim": 32},  # the parts with and without rotation

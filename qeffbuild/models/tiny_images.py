@@ -100,6 +100,17 @@ def _gemma3() -> _Family:
     )
 
 
+def _paligemma() -> _Family:
+    text = {"model_type": "gemma", **_TEXT}
+    return _Family(
+        config={"vision_config": _SIGLIP, "text_config": text, "projection_dim": 64},
+        tokens=_IMAGE,
+        ids={"image_token_index": "image"},
+        cutter="SiglipImageProcessorPil",
+        cutting={"size": _SQUARE, "image_seq_length": 16},
+    )
+
+
 def _internvl() -> _Family:
     eye = {**_EYE, "image_size": [16, 16], "patch_size": [4, 4]}
     tokens = {"start_image": "<img>", "end_image": "</img>", "context_image": "<IMG_CONTEXT>", "video": "<video>"}
@@ -191,6 +202,7 @@ _FAMILIES: Mapping[str, _Family] = {
     "llava_next": _llava("mistral", "LlavaNextImageProcessorPil", image_grid_pinpoints=_TILINGS),
     "llava_onevision": _llava_onevision(),
     "mistral3": _mistral3(),
+    "paligemma": _paligemma(),
     "qwen2_5_vl": _qwen({**_OUT, "window_size": 16, "fullatt_block_indexes": [1]}),
     "qwen2_vl": _qwen({"embed_dim": 32, "hidden_size": 64, "mlp_ratio": 2}),
     "qwen3_5": _qwen(

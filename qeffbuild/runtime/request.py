@@ -69,7 +69,7 @@ class Request:
         if longest > limits.prefill_seq_len:
             raise RunError(
                 "run.image",
-                f"{name}: an image of {longest} tokens that see one another, but prefill_seq_len is "
+                f"{name}: {longest} tokens that see one another (an image, or all of it), but prefill_seq_len is "
                 f"{limits.prefill_seq_len}",
                 hint=f"build with specialization.prefill_seq_len={longest}",
             )

@@ -30,7 +30,7 @@ Span = tuple[int, int]
 class Seen:
     """One prompt as the model takes it: pixels of each image, and positions [3, tokens] where it turns by a grid.
 
-    `whole` are the tokens of images that have to be fed together.
+    `whole` are the tokens that have to be fed together: those of an image, or of all the prompt.
     """
 
     token_ids: tuple[int, ...]
@@ -98,12 +98,12 @@ class Eyes:
         made = self.processor(text=[text], images=[fit] if fit else None, return_tensors="pt")
         token_ids = made["input_ids"][0]
         is_image = token_ids == self.facts["image_token_id"]
-        spans = tuple(_runs(is_image.tolist()))
+        spans = tuple(_runs(is_image.tolist())) if self.facts["whole_images"] else ()
         return Seen(
             token_ids=tuple(token_ids.tolist()),
             pixels=tuple(processed(self.processor, [image])["pixel_values"].numpy() for image in fit),
             positions=self._positions(token_ids, is_image, made),
-            whole=spans if self.facts["whole_images"] else (),
+            whole=((0, len(token_ids)),) if self.facts.get("whole_prompts") else spans,
         )
 
     def _with_places(self, prompt: str, count: int) -> str:

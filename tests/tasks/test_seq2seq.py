@@ -39,6 +39,26 @@ def test_texts_are_those_of_transformers_in_ragged_batches(model_type: str, smal
         assert len(set(said["outputs"][0]["token_ids"])) > 2
 
 
+@pytest.mark.long
+def test_texts_of_one_block_and_of_several_are_read_alike(small: Callable) -> None:
+    import torch
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+    built = small("longt5", "specialization.batch_size=2", "specialization.ctx_len=32", "specialization.seq_len=[400]")
+    model = AutoModelForSeq2SeqLM.from_pretrained(built.model).eval()
+    tokenizer = AutoTokenizer.from_pretrained(built.model)
+    texts = (TEXTS[0], TEXTS[1] * 9)
+
+    said = open_reader(built.package).answer(Asked(prompts=texts, decoding=DECODING)).as_json()
+
+    for text, output in zip(texts, said["outputs"], strict=True):
+        with torch.inference_mode():
+            ids = tokenizer(text, return_tensors="pt")["input_ids"]
+            wanted = model.generate(ids, max_new_tokens=12, min_new_tokens=12, do_sample=False, num_beams=1)[0, 1:]
+        assert output["token_ids"] == wanted.tolist()
+    assert len(ids[0]) > 128
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "model_type", ["whisper", "moonshine", *(pytest.param(name, marks=pytest.mark.long) for name in THAT_HEAR)]

@@ -18,8 +18,8 @@ from qeffbuild.package import Package
 from qeffbuild.runtime.engine import Engine
 from qeffbuild.spec.types import DecodingSpec
 
-# Their images see themselves as a whole, so that a chunk has to hold one.
-CHUNKS = {"gemma3": "specialization.prefill_seq_len=9"}
+# Their images, or all of a prompt's tokens, see one another, so that a chunk has to hold them.
+CHUNKS = {"gemma3": "specialization.prefill_seq_len=9", "paligemma": "specialization.prefill_seq_len=64"}
 
 # One plain family, one that turns by a grid and stacks features, one whose images see themselves as a whole.
 QUICK = ("llava", "qwen3_vl", "gemma3")
