@@ -17,7 +17,7 @@ from qeffbuild.export.language import Language
 from qeffbuild.export.recipes import Recipe
 from qeffbuild.export.selfcheck import TOLERANCE, Disagreement
 from qeffbuild.export.states import CacheForm, accepts
-from qeffbuild.export.vision import Picture, Vision, _rows
+from qeffbuild.export.vision import Picture, Vision, _rows, looked
 from qeffbuild.models.image_positions import RULE, positions_of
 
 BEFORE, AFTER, DECODED = (5, 9), (6, 4), 3
@@ -54,7 +54,7 @@ def reference(model: Any, picture: Picture, *, whole_prompts: bool) -> Expected:
     rows, is_listed = [], False
     for number, (before, after) in enumerate(zip(BEFORE, AFTER, strict=True)):
         pixels = picture.pixels * (1 - 0.4 * number)
-        features = model.get_image_features(pixels, **picture.geometry, return_dict=True)
+        features = looked(model, pixels, picture.geometry)
         is_listed = isinstance(features.pooler_output, list | tuple)
         vision = Vision(model, picture, attention="eager")(pixels)
         size = _rows(features.pooler_output).shape[0]

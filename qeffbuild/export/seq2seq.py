@@ -54,7 +54,7 @@ class Parts:
 
 
 def graphs(model: Any, reading: Reading) -> tuple[Traceable, ...]:
-    """The decoder, which is the main graph, and the encoder; with padding behind a text for its code alone, if asked."""
+    """The decoder, which is the main graph, and the encoder; padding behind a text for its code alone, where asked."""
     if not model.config.is_encoder_decoder:
         raise ValueError(ONE_DECODER)
     parts = _parts(model)

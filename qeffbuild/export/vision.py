@@ -27,7 +27,7 @@ from qeffbuild.signature import Tensor
 
 # A name with "flash" in it is asked to attend within segments of one long row; others get a call for each segment.
 SEGMENTS = "qeffbuild flash segments"
-PIXELS = "pixel_values"
+PIXELS, LOOK = "pixel_values", "get_image_features"
 EMBEDDINGS, DEEPSTACK = "vision_embeds", "deepstack_features"
 
 
@@ -41,9 +41,8 @@ class Picture:
     @classmethod
     def of(cls, processed: Mapping[str, Any], model: Any) -> Picture:
         """`processed` are the processor's tensors; what the model's image features are not asked with is left out."""
-        taken = inspect.signature(model.get_image_features).parameters
-        base = inspect.signature(model.base_model.get_image_features).parameters
-        wanted = {*taken, *base}
+        lookers = [part for part in (model, model.base_model) if hasattr(part, LOOK)]
+        wanted = {name for part in lookers for name in inspect.signature(getattr(part, LOOK)).parameters}
         geometry = {name: value for name, value in processed.items() if name in wanted and name != PIXELS}
         return cls(pixels=processed[PIXELS].float(), geometry=geometry)
 
@@ -69,12 +68,20 @@ class Vision(nn.Module):
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         (pixel_values,) = tensors
         with _attending(self.model, self.attention, self.own), ComputedNow(self.picture.pixels):
-            made = self.model.get_image_features(pixel_values, **self.picture.geometry, return_dict=True)
+            made = looked(self.model, pixel_values, self.picture.geometry)
             embeddings = _rows(made.pooler_output)[None]
             layers = getattr(made, "deepstack_features", None)
             if not layers:
                 return (embeddings,)
             return embeddings, torch.stack([_rows(layer) for layer in layers])[None]
+
+
+def looked(model: Any, pixels: torch.Tensor, geometry: Mapping[str, Any]) -> Any:
+    """What a model makes of pixels, by itself or by the part of it below its head."""
+    part = next((part for part in (model, model.base_model) if hasattr(part, LOOK)), None)
+    if part is None:
+        raise ValueError(f"it has no {LOOK}: what it sees is no embeddings in place of tokens")
+    return getattr(part, LOOK)(pixels, **geometry, return_dict=True)
 
 
 def stacked_layers(model: Any) -> int:
