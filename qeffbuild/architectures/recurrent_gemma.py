@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import wraps
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from qeffbuild.export.loops import each_token
 MODEL, BLOCK, SCAN = RecurrentGemmaModel.forward, RecurrentGemmaRecurrentBlock.forward, RecurrentGemmaRglru._rnn_scan
 
 
+@wraps(MODEL)
 def model(self: Any, *args: Any, **kwargs: Any) -> Any:
     for index, layer in enumerate(self.layers):
         layer.temporal_block.layer_idx = index  # which those that recur are not told

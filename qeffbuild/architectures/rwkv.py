@@ -5,6 +5,7 @@ The family keeps five tensors of all layers, which its code writes into, and loo
 
 from __future__ import annotations
 
+from functools import wraps
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ MODEL, ATTENTION, FEED_FORWARD = RwkvModel.forward, RwkvSelfAttention.forward, R
 *_SUMS, _ATTENDED, _FED = range(5)  # the states of a layer
 
 
+@wraps(MODEL)
 def model(self: Any, *args: Any, state: Any = None, use_cache: bool | None = None, **kwargs: Any) -> Any:
     if state is None and use_cache:
         state = CarryingCache(len(self.blocks), states=5)

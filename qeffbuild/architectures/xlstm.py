@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import wraps
 from typing import Any
 
 import torch
@@ -36,6 +37,7 @@ class Memory(tuple[()]):
         return made
 
 
+@wraps(MODEL)
 def model(self: Any, *args: Any, **kwargs: Any) -> Any:
     """In one piece, as a model goes that collects what it finds: else it would count pieces of the text."""
     return MODEL(self, *args, **{**kwargs, "output_hidden_states": True})

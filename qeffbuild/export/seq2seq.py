@@ -33,7 +33,6 @@ POSITIONS = Tensor(name="position_ids", dtype="int64", axes=_ROWS)
 MASK = Tensor(name="attention_mask", dtype="int64", axes=_ROWS)
 INDEX = Tensor(name="logits_index", dtype="int64", axes=("batch_size", "num_logits"))
 CROSS_MASK = Tensor(name="encoder_attention_mask", dtype="int64", axes=("batch_size", "encoder_ctx_len"))
-_ROOM = 128  # a block of LongT5's
 _KEYS_AND_VALUES = ("keys", "values")
 
 
@@ -77,7 +76,7 @@ def graphs(model: Any, reading: Reading) -> tuple[Traceable, ...]:
     )
     encoder = Traceable(
         graph="encoder",
-        module=_Encoder(model, room=_ROOM if reading.has_room else 0),
+        module=_Encoder(model, room=_block(model.config) if reading.has_room else 0),
         inputs=inputs,
         outputs=tuple(tensor.name for tensor in held),
         sizes=None if reads else {LENGTH: LENGTHS[inputs[0].name][0]},
@@ -103,6 +102,11 @@ def _parts_with_layers(model: Any) -> tuple[str, str]:
     """The paths of the encoder and of the decoder."""
     names = {module: name for name, module in model.named_modules()}
     return names[model.get_encoder()], names[model.get_decoder()]
+
+
+def _block(config: Any) -> int:
+    """How many tokens attend to one another at once, in the words of LongT5 and of PEGASUS-X."""
+    return max(getattr(config, "local_radius", 0) + 1, getattr(config, "block_size", 0))
 
 
 class _Encoder(nn.Module):
