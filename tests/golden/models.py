@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from qeffbuild.models.own import OWN, learn
+from qeffbuild.models.classes import learn
+from qeffbuild.models.own import OWN
 from qeffbuild.models.weights import read_header
 from tests.golden.processors import sees, words_of, write_processor
 from tests.golden.quantized import quantize
@@ -22,7 +23,7 @@ def write_model(folder: Path, config: Mapping[str, Any]) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     plain = {key: value for key, value in config.items() if key != "quantization_config"}
-    learn(config["model_type"])
+    learn(config)
     chosen = transformers.AutoConfig.for_model(**plain)
     own = transformers.AutoModelForCausalLM if config["model_type"] in OWN else None
     cls = own._model_mapping[type(chosen)] if own else getattr(transformers, config["architectures"][0])

@@ -65,9 +65,9 @@ class Kitchen:
 
     @lru_cache  # noqa: B019 - one kitchen for a run
     def model(self, family: str) -> Model:
-        from qeffbuild.models.own import learn
+        from qeffbuild.models.classes import learn
 
-        learn(family)
+        learn({"model_type": family})
         spec = read(["model=hf", "model.scale=tiny", f"model.model_type={family}", "gate=none"])
         folder = self.folder(planned(spec), "fetch") / "model"
         network = chain.reference(folder.parent)

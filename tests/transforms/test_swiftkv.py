@@ -14,7 +14,7 @@ import torch
 
 from qeffbuild.actions import fetch as fetch_action
 from qeffbuild.models import listing, read_facts
-from qeffbuild.models.own import learn
+from qeffbuild.models.classes import learn
 from qeffbuild.signature import IoSignature
 from tests.golden.models import write_tokenizer
 
@@ -39,7 +39,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
     root = tmp_path_factory.mktemp("swiftkv")
     folder = root / "fetch" / "model"
-    learn(TYPE)
+    learn({"model_type": TYPE})
     said = {"swiftkv": True, "num_key_value_layers": 2, "key_value_group_size": request.param}
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(TYPE, **SIZES, **said))
@@ -170,7 +170,7 @@ def test_layers_of_a_group_share_one_cache(made: tuple[Path, Path]) -> None:
 def test_numbers_that_leave_no_whole_groups_are_refused() -> None:
     from transformers import AutoConfig
 
-    learn(TYPE)
+    learn({"model_type": TYPE})
     with pytest.raises(ValueError, match="2 of 5 layers leave no whole groups of key_value_group_size 2"):
         AutoConfig.for_model(
             TYPE, **{**SIZES, "num_hidden_layers": 5}, swiftkv=True, num_key_value_layers=2, key_value_group_size=2
@@ -180,7 +180,7 @@ def test_numbers_that_leave_no_whole_groups_are_refused() -> None:
 def test_without_swiftkv_it_is_the_llama_that_it_is_trained_from() -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    learn(TYPE)
+    learn({"model_type": TYPE})
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(TYPE, **SIZES, num_key_value_layers=2))
 
     assert {type(layer).__name__ for layer in model.model.layers} == {"LlamaDecoderLayer"}
