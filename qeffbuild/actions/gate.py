@@ -35,8 +35,10 @@ from qeffbuild.graphs import Member, members
 from qeffbuild.models import Facts
 from qeffbuild.package import GATE
 
-# Products of integers: what they are given is rounded before it is multiplied.
-_ROUNDING = frozenset({"MatMulNBits", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"})
+# Products of integers, which round what they are given before it is multiplied, and tables of rounded words.
+_ROUNDING = frozenset({"MatMulNBits", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"}) | {
+    "GatherBlockQuantized",
+}  # fmt: skip
 _BEHIND = ("graph", "quantize", "widen", "transform", "export")  # steps beside whose graphs weights may lie
 
 
@@ -61,11 +63,12 @@ class _Gate:
         self.weights = Weights(*folders, checkpoint_folder(work.inputs["model"], work.leaves.get("model")))
         path = work.inputs.get("quantize", work.out) / "quantize.json"
         self.quantized = json.loads(path.read_text()) if path.is_file() else {}
-        self.bits = self.quantized.get("bits", 8)
         # The last one, but for the count of an image's tokens that are taken.
         self.output = [each.name for each in self.main.signature.outputs if not each.name.endswith("_idx_output")][-1]
         every = (self.main, *self.others)
-        self.is_lossy = "quantize" in work.inputs or any(_rounds(load_graph(each.graph).graph) for each in every)
+        rounding = [node for each in every for node in _rounding(load_graph(each.graph).graph)]
+        self.is_lossy = "quantize" in work.inputs or bool(rounding)
+        self.bits = min([self.quantized.get("bits", 8), *map(_bits, rounding)])
 
     def pass_through(self) -> dict[str, Any]:
         found, most = self._figures(), self._limits()
@@ -127,7 +130,7 @@ class _Gate:
             return tokens_only()
         if not self.is_lossy:
             return exact(said["dtype"], said["tolerance"])
-        return lossy(self.bits, said["kl"], self.quantized.get("kl", 0.0))
+        return lossy(self.bits, said["kl"], self.quantized.get("kl", 0.0), said["tolerance"])
 
     def _where(self, most: Limits) -> str:
         search, first = Search(self.reference), self.reference.rows[:1]
@@ -136,8 +139,12 @@ class _Gate:
         return "" if words is None else f"; {words}"
 
 
-def _rounds(graph: ir.Graph) -> bool:
-    return any(node.op_type in _ROUNDING for node in graph.all_nodes())
+def _rounding(graph: ir.Graph) -> list[ir.Node]:
+    return [node for node in graph.all_nodes() if node.op_type in _ROUNDING]
+
+
+def _bits(node: ir.Node) -> int:
+    return node.attributes["bits"].as_int() if "bits" in node.attributes else 8
 
 
 _HINTS = {

@@ -19,6 +19,7 @@ from qeffbuild.calibration.text import calibration_rows
 from qeffbuild.errors import ModelError
 from qeffbuild.executor.work import Work
 from qeffbuild.graph.files import load_graph, save_graph
+from qeffbuild.graph.hoist import hoist
 from qeffbuild.graph.weights import Folder, Weights, checkpoint_folder
 from qeffbuild.graph.write import DataFile
 from qeffbuild.graphs import Member, members
@@ -70,6 +71,8 @@ class _One:
         names = {(said.file, said.offset): name for name, said in self.facts.tensors.items()}
         model, method = load_graph(self.member.graph), quantizers.find(params["method"])
         flow = self.flow() if method.CALIBRATED or "budget" in params else None
+        if flow is not None:
+            hoist(model.graph)
         with (self.work.out / f"{prefix}{DATA}").open("wb") as file:
             quantization = Quantization(model, self.weights, names, DataFile(file), method, params, flow)
             quantization.location, quantization.eight = f"{prefix}{DATA}", sorted(eight)
@@ -95,6 +98,8 @@ def _round_cache(one: _One, model: ir.Model) -> None:
         round_to_mxint8(model.graph)
     if format == "int8":
         flow = one.flow()
-        scales = ranges(flow, load_graph(one.member.graph).graph)
+        written = load_graph(one.member.graph).graph
+        hoist(written)
+        scales = ranges(flow, written)
         write_scales(scales, one.work.out, flow.tokens)
         round_to_int8(model.graph, scales)

@@ -10,6 +10,7 @@ from qeffbuild.calibration.sensitivity import measure
 from qeffbuild.calibration.text import calibration_rows
 from qeffbuild.executor.work import Work
 from qeffbuild.graph.files import load_graph
+from qeffbuild.graph.hoist import hoist
 from qeffbuild.graph.weights import Folder, Weights, checkpoint_folder
 from qeffbuild.graphs import members
 from qeffbuild.models import Facts
@@ -23,8 +24,9 @@ def run(work: Work) -> None:
     text, tokens = work.leaves["calibration"], work.params["calibration_tokens"]
     rows = calibration_rows(checkpoint.path, facts, text, tokens=tokens)
     (member, *_) = members(work.inputs["graph"])
-    found, sizes = candidates(load_graph(member.graph), weights, names, work.params["keep"])
-    flow = Flow(load_graph(member.graph), member.signature, weights, rows)
+    model, flow = load_graph(member.graph), Flow(load_graph(member.graph), member.signature, weights, rows)
+    hoist(model.graph)
+    found, sizes = candidates(model, weights, names, work.params["keep"], flow)
     work.progress(0.1, f"{len(found)} weights on paths of their own")
     said = measure(flow, found, block_size=work.params["block_size"])
     document = {"schema": 1, "tokens": flow.tokens, "kl": said, "sizes": sizes}

@@ -19,7 +19,7 @@ from qeffbuild.calibration.flow import EXACT, QUANTIZED, Flow
 from qeffbuild.calibration.seen import Seen, sum_up
 from qeffbuild.calibration.sensitivity import Candidate, divergence
 from qeffbuild.calibration.solve import loss
-from qeffbuild.graph.blocks import Blocks, restore
+from qeffbuild.graph.blocks import Blocks, restore, round_to_nearest
 from qeffbuild.graph.dynamic import replace_by_integers
 from qeffbuild.graph.emit import Emitter
 from qeffbuild.graph.fold import compute, identity, remove_unread, sources
@@ -75,10 +75,12 @@ class Quantization:
         self.losses: dict[str, float] = {}
         self.kept: dict[str, str] = {}
         self.eight: Sequence[str] = ()  # of a 4-bit method: weights that get 8 bits
+        # Products inside a loop over tokens, which no text reaches: 8 bits, to the nearest, lose next to nothing.
+        self.unseen: dict[ir.Node, str] = {}
         self._just_seen: tuple[str, int, list[Seen]] | None = None  # products of a group see the same
 
     def carry_out(self, progress: Callable[[float, str], None]) -> dict[str, Any]:
-        groups = by_input(self.model.graph)
+        groups = list(self._groups())
         for done, group in enumerate(groups):
             chosen = list(self._choose(group))
             if chosen:
@@ -91,9 +93,20 @@ class Quantization:
             said |= {
                 "calibrated_on": self.flow.tokens,
                 "loss": self.losses,
+                "unseen": [name for name in self.unseen.values() if name in self.quantized],
                 "kl": divergence(self.flow, [QUANTIZED])[0],
             }
         return {**said, "bytes": self.output.position}
+
+    def _groups(self) -> Iterator[list[Product]]:
+        """Products that read the same value together: those that no text reaches, then in its order."""
+        groups = by_input(self.model.graph)
+        if self.flow is None:
+            yield from groups
+            return
+        unseen, seen = ordered(groups, self.flow)
+        self.unseen = {each.node: names_of(each, self.names)[0] for group in unseen for each in group}
+        yield from (*unseen, *seen)
 
     def _choose(self, group: Sequence[Product]) -> Iterator[_Chosen]:
         """Those of a group that are quantized; the others get a line in `kept`."""
@@ -108,7 +121,7 @@ class Quantization:
             yield _Chosen(product, names, matrices, weight.ndim == 3, self._see(product, len(matrices)))
 
     def _see(self, product: Product, experts: int) -> list[Seen]:
-        if self.flow is None:
+        if self.flow is None or product.node in self.unseen:
             return []
         x = product.x.name or ""
         if self._just_seen is None or self._just_seen[:2] != (x, experts):
@@ -160,7 +173,7 @@ class Quantization:
 
     def _scale_inputs(self, chosen: list[_Chosen]) -> np.ndarray | None:
         """Factors of the columns, where the method has such; the input is divided by them in the graph."""
-        if not hasattr(self.method, "scale_inputs") or any(each.is_stack for each in chosen):
+        if not hasattr(self.method, "scale_inputs") or any(each.is_stack or self._is_unseen(each) for each in chosen):
             return None
         weights = [each.matrices[0] for each in chosen]
         said = self._format(chosen[0])
@@ -174,20 +187,29 @@ class Quantization:
         said = self._format(chosen)
         bits = said["bits"]
         for at, matrix in enumerate(chosen.matrices):
-            more: dict[str, Any] = {}
-            scaled = matrix if factors is None else matrix * factors
-            if self.method.CALIBRATED:
-                seen = chosen.seen[at]
-                more["seen"] = seen if factors is None else seen.divided(factors)
-            blocks = self.method.quantize(scaled, **said, **more)
+            blocks = self._blocks(chosen, at, factors, said)
             values = self._store(f"{chosen.names[0]}.{next(self.numbers)}.{at}", blocks, chosen.product)
             packed.append(Packed(values, matrix.shape[0], matrix.shape[1], bits, said["block_size"]))
-            if self.flow is not None:
+            if chosen.seen:
                 found = restore(blocks, bits=bits, columns=matrix.shape[1])
                 restored.append(found if factors is None else found / factors)
-        if self.flow is not None:
+        if chosen.seen:
             self._substitute(chosen, restored)
         return Matrices(tuple(packed), chosen.is_stack)
+
+    def _is_unseen(self, chosen: _Chosen) -> bool:
+        return chosen.product.node in self.unseen
+
+    def _blocks(self, chosen: _Chosen, at: int, factors: np.ndarray | None, said: Mapping[str, Any]) -> Blocks:
+        matrix = chosen.matrices[at]
+        if self._is_unseen(chosen):
+            return round_to_nearest(matrix, **said)
+        scaled, more = matrix if factors is None else matrix * factors, dict[str, Any]()
+        if self.method.CALIBRATED:
+            seen = chosen.seen[at]
+            more["seen"] = seen if factors is None else seen.divided(factors)
+        blocks: Blocks = self.method.quantize(scaled, **said, **more)
+        return blocks
 
     def _substitute(self, chosen: _Chosen, restored: list[np.ndarray]) -> None:
         """Layers behind this one are calibrated on what the quantized one gives them."""
@@ -209,7 +231,7 @@ class Quantization:
         else:
             kind = "head" if product.makes_logits else "query" if product.makes else "down" if rows < columns else ""
             said["block_size"] = self.params.get(f"{kind}_block_size") or said["block_size"]
-        return {**said, "bits": 8} if chosen.names[0] in self.eight else said
+        return {**said, "bits": 8} if chosen.names[0] in self.eight or self._is_unseen(chosen) else said
 
     def _store(self, name: str, blocks: Blocks, product: Product) -> tuple[ir.Value, ...]:
         values = [
@@ -219,6 +241,14 @@ class Quantization:
         if blocks.zero_points is not None:
             values.append(self._value(f"{name}.zeros", blocks.zero_points, None))
         return tuple(values)
+
+
+def ordered(groups: Sequence[list[Product]], flow: Flow) -> tuple[list[list[Product]], list[list[Product]]]:
+    """Groups that no text reaches, and the others in the order in which it does."""
+    places = [flow.place(group[0].x.name or "") for group in groups]
+    unseen = [group for group, place in zip(groups, places, strict=True) if place is None]
+    seen = [(place, group) for group, place in zip(groups, places, strict=True) if place is not None]
+    return unseen, [group for _, group in sorted(seen, key=lambda pair: pair[0])]
 
 
 def names_of(product: Product, stored: Mapping[tuple[str, int], str]) -> list[str]:
@@ -235,11 +265,12 @@ def kept_by(names: Sequence[str], patterns: Sequence[str]) -> str | None:
 
 
 def candidates(
-    model: ir.Model, weights: Weights, stored: Mapping[tuple[str, int], str], keep: Sequence[str]
+    model: ir.Model, weights: Weights, stored: Mapping[tuple[str, int], str], keep: Sequence[str], flow: Flow
 ) -> tuple[list[Candidate], dict[str, int]]:
-    """Every product that a method would quantize, in the order in which their inputs are made; and their sizes."""
+    """Every product that a method would quantize, in the order in which the text reaches them; and their sizes."""
     found, sizes = [], {}
-    for product in (product for group in by_input(model.graph) for product in group):
+    _, groups = ordered(by_input(model.graph), flow)
+    for product in (product for group in groups for product in group):
         names, weight = names_of(product, stored), compute(product.weight, weights)
         if kept_by(names, keep) or why_not(product, weight):
             continue

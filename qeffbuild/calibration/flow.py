@@ -14,6 +14,8 @@ from onnx_ir.passes.common import InlinePass
 
 from qeffbuild.calibration.pieces import Runner, piece_of, read_by
 from qeffbuild.graph.fold import compute, foldable_values
+from qeffbuild.graph.hoist import hoist
+from qeffbuild.graph.loops import lower_loops
 from qeffbuild.graph.ops import lower_portable
 from qeffbuild.graph.products import products
 from qeffbuild.graph.weights import Weights
@@ -26,10 +28,15 @@ Arrays = dict[str, np.ndarray]
 
 
 class Flow:
-    """`model` is a neutral graph, loaded for this alone; `rows` are token ids [rows, row length]."""
+    """`model` is a neutral graph, loaded for this alone; `rows` are token ids [rows, row length].
+
+    Its values have the names that they have in another copy whose loops were left by what needs no state.
+    """
 
     def __init__(self, model: ir.Model, signature: IoSignature, weights: Weights, rows: np.ndarray) -> None:
+        hoist(model.graph)
         InlinePass()(model)
+        lower_loops(model.graph)
         lower_portable(model)
         self.weights = weights
         self._opsets = dict(model.opset_imports)
@@ -50,6 +57,10 @@ class Flow:
     @property
     def tokens(self) -> int:
         return sum(paths[EXACT]["input_ids"].size for paths in self._live)
+
+    def place(self, value: str) -> int | None:
+        """When it is made, among all that is; None where it is made for each token anew, inside a loop."""
+        return self._maker.get(value)
 
     def substitute(self, output: str, weight: np.ndarray, path: int = QUANTIZED) -> None:
         """On this path the product that makes `output`, which was not reached yet, has another weight."""

@@ -106,10 +106,10 @@ def tokens_only() -> Limits:
     return Limits(agreement=LEAST_AGREEMENT)
 
 
-def lossy(bits: int, kl: float | None, reported: float) -> Limits:
+def lossy(bits: int, kl: float | None, reported: float, tolerance: float | None = None) -> Limits:
     """`kl` is a budget beyond what quantizing itself has measured and `reported`."""
     budget = kl if kl is not None else KL_OF_EIGHT_BITS if bits >= 8 else KL_OF_FEWER
-    return Limits(noise=MOST_NOISE, kl=reported + budget)
+    return Limits(noise=MOST_NOISE if tolerance is None else tolerance, kl=reported + budget)
 
 
 def usual_noise(bits: int) -> float:

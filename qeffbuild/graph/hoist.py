@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable
 import onnx_ir as ir
 
 from qeffbuild.graph.files import DOMAIN
+from qeffbuild.graph.shapes import fill_shapes
 
 BEGIN, END = frozenset({"Token", "StateIn"}), frozenset({"Tokens", "StateOut"})
 UNARY = frozenset({"Abs", "Cast", "Cos", "Erf", "Exp", "Gelu", "HardSwish", "Identity", "Log", "Neg", "Reciprocal"}) | {
@@ -21,7 +22,10 @@ BINARY = frozenset({"Add", "Div", "Max", "Min", "Mul", "Pow", "Sub", "Where"})
 
 
 def hoist(graph: ir.Graph) -> None:
+    """Of every loop. What has left is made for all tokens at once, where anybody may look at it."""
+    fill_shapes(graph)
     _Hoist(graph).run()
+    fill_shapes(graph)
 
 
 def is_mark(node: ir.Node | None, kinds: frozenset[str] | set[str]) -> bool:

@@ -22,7 +22,6 @@ import onnx_ir as ir
 from qeffbuild.graph.chunked import Chunks, NotChunked
 from qeffbuild.graph.emit import Emitter, replace_value
 from qeffbuild.graph.hoist import BEGIN, END, hoist, is_mark
-from qeffbuild.graph.shapes import fill_shapes
 
 
 @dataclass(slots=True)
@@ -108,9 +107,7 @@ def _loops(graph: ir.Graph) -> list[_Loop]:
 
     What is made of tokens alone joins nothing: layers share what they ask of positions. Each loop has it for itself.
     """
-    fill_shapes(graph)
     hoist(graph)
-    fill_shapes(graph)
     order = {node: place for place, node in enumerate(graph)}
     group: dict[ir.Node, ir.Node] = {}
 

@@ -25,29 +25,37 @@ from qeffbuild.transforms.subject import Subject
 
 def apply(subject: Subject, said: Mapping[str, Any]) -> None:
     times: int = said["times"]
-    states = subject.signature.states
-    _check(states)
+    states = _with_heads(subject.signature.states)
     heads = [number for number in range(int(states[0].axes[1])) for _ in range(times)]
     work = Repetition(subject.graph)
     values = {value.name: value for value in subject.graph.inputs}
     for state in states:
         values[state.name].shape = with_axis(values[state.name], 1, int(state.axes[1]) * times)
+    caches = [values[state.name] for state in states]
     for node in symbolic(subject.graph, SCATTER):
-        _repeat_updates(work, node, times)
+        if node.inputs[0] in caches:
+            _repeat_updates(work, node, times)
     for node in symbolic(subject.graph, ATTENTION):
         query, keys, *_ = given(node)
         if size_of(query, 1) % size_of(keys, 1):
             raise _unfit(f"{size_of(keys, 1)} key heads do not divide {size_of(query, 1)} attention heads")
     remove_unread(subject.graph)
-    kept = tuple(replace(state, axes=(state.axes[0], int(state.axes[1]) * times, *state.axes[2:])) for state in states)
+    kept = tuple(_repeated(state, times) if state in states else state for state in subject.signature.states)
     subject.signature = subject.signature.with_states(kept)
     subject.report |= {"heads": len(heads), "weights": work.weights, "activations": work.activations}
 
 
-def _check(states: tuple[State, ...]) -> None:
-    for state in states:
-        if state.kind not in ("key", "value") or len(state.axes) != 4 or not isinstance(state.axes[1], int):
+def _with_heads(states: tuple[State, ...]) -> tuple[State, ...]:
+    """Keys and values; what else a layer keeps stays as it is."""
+    found = tuple(state for state in states if state.kind in ("key", "value"))
+    for state in found or states:
+        if state not in found or len(state.axes) != 4 or not isinstance(state.axes[1], int):
             raise _unfit(f"state {state.name} has no axis of heads")
+    return found
+
+
+def _repeated(state: State, times: int) -> State:
+    return replace(state, axes=(state.axes[0], int(state.axes[1]) * times, *state.axes[2:]))
 
 
 def _repeat_updates(work: Repetition, node: ir.Node, times: int) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from built import OTHERWISE, Asked, built_apart
+from built import Asked, built_apart
+from judged import OTHERWISE
 
 # A text part by itself; windows of other sizes; positions behind padding; states; latents; biases; no cache; rounding amplified.
 FAMILIES = ("emu3", "dots3_note", "camembert", "mamba2", "deepseek_v3", "bloom", "xlm", "zamba")
@@ -21,10 +23,15 @@ ASKED = {
 }
 
 
+def _one(model_type: str, asked: Asked) -> dict[str, Any]:
+    (said,) = built_apart(model_type, [asked], 240.0)
+    return said
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_a_checkpoint_builds_verifies_and_says_what_transformers_says(model_type):
-    said = built_apart(model_type, Asked(), 240.0)
+    said = _one(model_type, Asked())
 
     assert said["stage"] == "done", said["reason"]
     assert said["reason"] == (OTHERWISE if model_type == "camembert" else "")
@@ -34,14 +41,14 @@ def test_a_checkpoint_builds_verifies_and_says_what_transformers_says(model_type
 @pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
 @pytest.mark.parametrize("model_type", ["qwen3", "gpt2", "jamba"])
 def test_so_it_does_in_other_ways(model_type, asked):
-    said = built_apart(model_type, asked, 240.0)
+    said = _one(model_type, asked)
 
     assert said["stage"] == "done", said["reason"]
 
 
 @pytest.mark.long
 def test_a_model_that_cannot_be_built_is_refused_with_the_line_that_stops_it():
-    said = built_apart("blt", Asked(), 240.0)
+    said = _one("blt", Asked())
 
     assert said["stage"] == "build"
     assert "exit 2, model.unsupported: blt: " in said["reason"]

@@ -22,6 +22,11 @@ def _weights_of(folder: Path, layer: int, part: str) -> str:
     return next(name for name in names if f".{layer}." in name and part in name)
 
 
+def made(folder):
+    folder.mkdir()
+    return folder
+
+
 def test_a_package_says_how_near_its_graph_is_to_pytorch(demo):
     manifest = Package.open(demo.built.package).manifest
 
@@ -84,14 +89,34 @@ def test_a_quantized_graph_has_a_budget_and_a_wrong_one_is_still_found(demo_int8
 
 def test_a_table_of_integers_passes_with_the_weights_that_are_quantized(demo_int8, tmp_path):
     words = {"attention": "auto", "recurrence": "chunked", "embedding_bits": 8}
-    small, inputs = tmp_path / "lower", {"graph": demo_int8.folder("quantize")}
-    small.mkdir()
+    small, inputs = made(tmp_path / "lower"), {"graph": demo_int8.folder("quantize")}
     lower.run(Work(name="lower", params=words, inputs=inputs, leaves={}, out=small))
 
     demo_int8.gate(small, tmp_path, "quantize", "export")
 
     assert json.loads((small / "lower.json").read_text())["tables"] != {}
     assert 0 < json.loads((tmp_path / "gate.json").read_text())["figures"]["kl"] < 0.01
+
+
+def test_a_table_of_integers_in_an_exact_graph_is_what_rounding_may_do(tiny, tmp_path):
+    plain = tiny("model.model_type=llama")
+    words = {"attention": "auto", "recurrence": "chunked", "embedding_bits": 4}
+    inputs = {"graph": plain.folder("export")}
+    lower.run(Work(name="lower", params=words, inputs=inputs, leaves={}, out=made(tmp_path / "lower")))
+
+    plain.gate(tmp_path / "lower", tmp_path, "export")
+
+    said = json.loads((tmp_path / "gate.json").read_text())
+    assert said["limits"] == {"noise": 0.5, "kl": 0.5}
+    assert said["figures"]["noise"] > 0.001
+
+
+def test_the_tolerance_of_a_quantized_graph_is_of_what_is_usual(demo_int8, tmp_path):
+    with pytest.raises(StepError) as caught:
+        demo_int8.gate(demo_int8.folder("quantize"), tmp_path, "quantize", "export", edge="quantize", tolerance=1e-9)
+
+    assert "the usual difference" in caught.value.message
+    assert "(at most 1e-09)" in caught.value.message
 
 
 def test_the_tolerance_is_the_specs_own(demo, tmp_path):

@@ -11,7 +11,7 @@ import pytest
 from decoder_steps import build, generate
 from neutral_decoder import KV_HEADS, LAYERS, Decoder, make_decoder
 
-from qeffbuild import quantizers
+from qeffbuild import api, quantizers
 from qeffbuild.actions import quantize, sensitivity
 from qeffbuild.backends.onnxruntime.session import open_session
 from qeffbuild.calibration.kv import read_scales
@@ -54,6 +54,21 @@ def error_of(decoder: Decoder, folder: Path, quantization: dict[str, Any], text:
     found = np.concatenate(generate(open_session(package, threads=1), PROMPTS, 4))
     truth = np.concatenate([decoder.logits(prompt) for prompt in PROMPTS])
     return float(np.linalg.norm(found - truth) / np.linalg.norm(truth))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [("quantization=gptq",), ("quantization=auto", "quantization.budget=0.2")])
+def test_a_text_comes_to_what_needs_no_state_of_layers_that_keep_one(spec_of, words: tuple[str, ...]) -> None:
+    few = ("quantization.calibration_tokens=256", "model=hf", "model.scale=tiny", "model.model_type=mamba")
+
+    built = api.build(spec_of(*few, *words))
+
+    said = json.loads((built.folder_of("quantize") / "quantize.json").read_text())
+    seen, unseen = {"embeddings", "in_proj", "out_proj"}, {"x_proj"}
+    assert {name.split(".")[-2] for name in said["quantized"]} == seen | unseen
+    assert {name.split(".")[-2] for name in said["loss"]} == seen
+    assert {name.split(".")[-2] for name in said["unseen"]} == unseen
+    assert (said["kept"], 0 < said["kl"] < 0.2) == ({}, True)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ LOG: list[dict[str, Any]] = []  # of each run: its specialization, and what was 
 
 _TYPES = {
     "tensor(float)": (messages.FLOAT_TYPE, np.float32),
+    "tensor(float16)": (messages.FLOAT_16_TYPE, np.float16),
     "tensor(int64)": (messages.INT64_I_TYPE, np.int64),
 }
 
@@ -122,7 +123,7 @@ class Program:
         largest = {name: max(each.get(name, 0) for each in self.qpc.sets) for each in self.qpc.sets for name in each}
         for value in self.qpc.values:
             if value.name in self.qpc.states:
-                self.memory[value.name] = np.full(self.qpc.shape(value, largest), np.nan, np.float32)
+                self.memory[value.name] = np.full(self.qpc.shape(value, largest), np.nan, _TYPES[value.type][1])
         return QStatus.QS_SUCCESS
 
 
@@ -167,9 +168,8 @@ class ExecObj:
 
     def run(self) -> None:
         qpc, memory = self.program.qpc, self.program.memory
-        feed = {
-            name: array.astype(np.float32) if array.dtype == np.float16 else array for name, array in self.given.items()
-        }
+        inside = {value.name: _TYPES[value.type][1] for value in qpc.values}
+        feed = {name: array.astype(inside[name]) for name, array in self.given.items()}
         outputs = qpc.session.run(None, {**memory, **feed})
         made = dict(zip([value.name for value in qpc.session.get_outputs()], outputs, strict=True))
         memory.update({name: made[output] for name, output in qpc.states.items()})
