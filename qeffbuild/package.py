@@ -135,29 +135,6 @@ def write_manifest(folder: Path, facts: Mapping[str, Any], known: Mapping[str, s
     return Package(folder, manifest)
 
 
-def model_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What the runtime has to know of the model. The generation config has the last word, as in transformers."""
-    config = facts["config"]
-    text = config.get("text_config") or (config.get("decoder") if config.get("vocab_size") is None else None) or {}
-    said = {**text, **config, **(facts["generation_config"] or {})}
-    vocabulary = text.get("vocab_size") or said.get("vocab_size")  # some say another one of the whole
-    eos = said.get("eos_token_id")
-    ends = eos if isinstance(eos, list) else [] if eos is None else [eos]
-    # GPT-2's and MPT's words for the longest context; whoever has none says nothing of it.
-    lengths = ("max_position_embeddings", "n_positions", "max_seq_len", "max_target_positions")
-    longest = next((said[key] for key in lengths if key in said), None)
-    return {
-        "model_type": config["model_type"],
-        "name": next(iter(config.get("architectures") or [config["model_type"]])),
-        "vocab_size": vocabulary,
-        "eos_token_id": [token for token in ends if vocabulary is None or token < vocabulary],
-        "bos_token_id": said.get("bos_token_id"),
-        "pad_token_id": said.get("pad_token_id"),
-        "max_position_embeddings": longest,
-        **_of_task(facts["task"], said),
-    }
-
-
 def bring_adapters(source: Path, out: Path) -> dict[str, Any] | None:
     """Copies the adapters that a step left, if it did; what the manifest says of them."""
     table = source / f"{ADAPTERS}.json"
@@ -174,25 +151,6 @@ def gates(inputs: Mapping[str, Path]) -> dict[str, Any]:
     found = [json.loads((folder / GATE).read_text()) for folder in inputs.values() if (folder / GATE).is_file()]
     said = {gate["edge"]: {key: gate[key] for key in _OF_GATE if key in gate} for gate in found}
     return {"gate": said} if said else {}
-
-
-# What transformers' generation does beyond choosing the likeliest token.
-_GENERATION = (
-    "decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens",
-    "bad_words_ids", "no_repeat_ngram_size", "min_length", "is_multilingual", "lang_to_id", "task_to_id",
-    "no_timestamps_token_id",
-)  # fmt: skip
-
-
-def _of_task(task: str, said: Mapping[str, Any]) -> dict[str, Any]:
-    """What only the runtime of this task asks for."""
-    if task == "sequence-classification":
-        labels = said.get("id2label") or {}
-        many = said.get("problem_type") == "multi_label_classification"
-        return {"labels": [labels[key] for key in sorted(labels, key=int)], "many_labels": many}
-    if task in ("speech-seq2seq", "text-seq2seq"):
-        return {key: said.get(key) for key in _GENERATION}
-    return {}
 
 
 def write_provenance(

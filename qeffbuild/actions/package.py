@@ -19,6 +19,7 @@ from qeffbuild.graph.weights import Folder, Weights, checkpoint_folder
 from qeffbuild.graph.write import Written, write_weights
 from qeffbuild.graphs import Member, members
 from qeffbuild.models import save_tokenizer
+from qeffbuild.models.manifest import model_facts
 from qeffbuild.models.tasks import GENERATING
 from qeffbuild.package import (
     KV_SCALES,
@@ -26,7 +27,6 @@ from qeffbuild.package import (
     Package,
     bring_adapters,
     gates,
-    model_facts,
     write_manifest,
     write_provenance,
 )

@@ -8,7 +8,8 @@ from qeffbuild.cloud_ai_100.bring import bring_programs, image_facts
 from qeffbuild.executor.work import Work
 from qeffbuild.graph.weights import checkpoint_folder
 from qeffbuild.models import save_tokenizer
-from qeffbuild.package import TOKENIZER, bring_adapters, gates, model_facts, write_manifest, write_provenance
+from qeffbuild.models.manifest import model_facts
+from qeffbuild.package import TOKENIZER, bring_adapters, gates, write_manifest, write_provenance
 
 
 def run(work: Work) -> None:

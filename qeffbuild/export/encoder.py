@@ -11,6 +11,7 @@ from torch import nn
 from qeffbuild.export.carried import Call, Reading
 from qeffbuild.export.ends import at, text_as_the_head_reads_it
 from qeffbuild.export.modules import Traceable
+from qeffbuild.export.sound import FEATURES, SAMPLES
 from qeffbuild.export.states import accepts
 from qeffbuild.signature import Tensor
 
@@ -18,7 +19,6 @@ _ROWS = ("batch_size", "seq_len")
 IDS = Tensor(name="input_ids", dtype="int64", axes=_ROWS)
 MASK = Tensor(name="attention_mask", dtype="int64", axes=_ROWS)
 TYPES = Tensor(name="token_type_ids", dtype="int64", axes=_ROWS)
-SAMPLES, FEATURES = "input_values", "input_features"
 # A trace of sound needs some frames to be left after the convolutions, one of a text some tokens where they are pooled.
 _LEAST = {SAMPLES: 4097, FEATURES: 131, IDS.name: 19}
 

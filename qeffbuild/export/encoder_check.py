@@ -5,25 +5,21 @@ Rows of several lengths go alone through PyTorch, and together, padded, through 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.nn.functional import pad
 
 from qeffbuild.export.adapted import adapted
-from qeffbuild.export.encoder import FEATURES, MASK, SAMPLES
+from qeffbuild.export.encoder import MASK
 from qeffbuild.export.interfaces import interfaces, use, use_its_own
 from qeffbuild.export.modules import AnyAttention, Traceable
-from qeffbuild.signature import Axis
+from qeffbuild.export.selfcheck import Disagreement
+from qeffbuild.export.sound import wave
 
 Row = tuple[torch.Tensor, ...]
 _MUCH = 1e-3
-_SOUNDS = {SAMPLES: (4800, 6400), FEATURES: (96, 133)}
-
-
-class Disagreement(Exception):
-    """The graphs would compute something else than the model; the message says how far apart they are."""
 
 
 @torch.no_grad()
@@ -41,8 +37,8 @@ def error(
         alone = [asked.module(*row)[0] for row in rows]
         if MASK not in asked.inputs:  # what comes behind a row's end would change it, so rows go alone
             return _apart(alone, expected)
-        together = asked.module(*_padded(rows))[0]
-    difference = _apart([together[place : place + 1] for place in range(len(rows))], expected)
+        padded = asked.module(*together(rows))[0]
+    difference = _apart([padded[place : place + 1] for place in range(len(rows))], expected)
     if difference > _MUCH and difference > 100 * _apart(alone, expected):
         raise Disagreement("what stands behind a text changes what comes of it, so that texts cannot be padded")
     return difference
@@ -61,7 +57,7 @@ def _rows(asked: Traceable) -> list[Row]:
     (first, *_) = asked.inputs
     if first.dtype == "int64":
         return _texts(asked)
-    return [_sound(first.axes[2:], length) for length in _SOUNDS[first.name]]
+    return [(wave(first, number),) for number in range(2)]
 
 
 def _apart(found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> float:
@@ -81,15 +77,11 @@ def _texts(asked: Traceable) -> list[Row]:
     return rows
 
 
-def _sound(bands: Sequence[Axis], length: int) -> Row:
-    shape = [length, *(axis for axis in bands if isinstance(axis, int))]
-    return (torch.sin(torch.arange(math.prod(shape)) ** 1.1 / 7).reshape(1, *shape),)
-
-
-def _padded(rows: Sequence[Row]) -> Row:
-    longest = max(row[0].shape[1] for row in rows)
-    columns = zip(*rows, strict=True)
-    return tuple(
-        torch.cat([torch.nn.functional.pad(tensor, (0, longest - tensor.shape[1])) for tensor in column])
-        for column in columns
-    )
+def together(rows: Sequence[Sequence[torch.Tensor]], axis: int = 1) -> list[torch.Tensor]:
+    """Rows as one batch, the shorter ones filled up with zeros behind their end."""
+    batch = []
+    for column in zip(*rows, strict=True):
+        longest = max(tensor.shape[axis] for tensor in column)
+        inner = (0, 0) * (column[0].dim() - 1 - axis)
+        batch.append(torch.cat([pad(tensor, (*inner, 0, longest - tensor.shape[axis])) for tensor in column]))
+    return batch

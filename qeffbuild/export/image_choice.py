@@ -10,15 +10,12 @@ from typing import Any
 import torch
 from transformers import AutoModelForImageTextToText
 
-from qeffbuild.errors import QeffBuildError
-from qeffbuild.export import skeleton
 from qeffbuild.export.image_check import Expected, check_language, check_vision, reference
 from qeffbuild.export.interfaces import AttentionChoice
-from qeffbuild.export.reasons import explain, unsupported
 from qeffbuild.export.recipes import Recipe
 from qeffbuild.export.selfcheck import TOLERANCE, Disagreement
-from qeffbuild.export.shrink import MOST_PARAMETERS
 from qeffbuild.export.shrink_image import smaller
+from qeffbuild.export.small import first_that_runs, limited
 from qeffbuild.export.states import CacheForm, probe
 from qeffbuild.export.vision import SEGMENTS, Picture, Vision
 
@@ -58,25 +55,14 @@ def small_one(config: Any, one: Mapping[str, Any], *, whole_prompts: bool) -> Sm
 
     `one` is what the processor makes of one image.
     """
-    reasons: list[BaseException] = []
-    for said in smaller(config):
-        try:
-            shrunken = skeleton.configuration(said)
-            parameters = skeleton.skeleton(shrunken, make).parameters()
-            if sum(parameter.numel() for parameter in parameters) > MOST_PARAMETERS:
-                raise ValueError("it cannot be made small enough")
-            model = skeleton.small_model(shrunken, make)
-            picture = Picture.of(one, model)
-            expected = reference(model, picture, whole_prompts=whole_prompts)
-            attention = _vision_attention(model, picture, expected)
-            return Small(model=model, form=probe(model), expected=expected, vision_attention=attention)
-        except QeffBuildError:
-            raise
-        except Exception as reason:
-            log.debug("a smaller configuration failed", exc_info=True)
-            reasons.append(reason)
-    why = f"no small model of this kind can be built to check against: {explain(reasons[0])}"
-    raise unsupported(config.model_type, why) from reasons[0]
+
+    def prove(model: Any) -> Small:
+        picture = Picture.of(one, model)
+        expected = reference(model, picture, whole_prompts=whole_prompts)
+        attention = _vision_attention(model, picture, expected)
+        return Small(model=model, form=probe(model), expected=expected, vision_attention=attention)
+
+    return first_that_runs(config.model_type, limited(smaller(config)), prove, make)
 
 
 def _vision_attention(model: Any, picture: Picture, expected: Expected) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
-from qeffbuild.errors import ModelError, QeffBuildError
+from qeffbuild.errors import QeffBuildError
 from qeffbuild.export import layers, selfcheck, shrink, skeleton, weights
 from qeffbuild.export.adapted import adapted
 from qeffbuild.export.copies import expand, order
@@ -22,6 +22,7 @@ from qeffbuild.export.interfaces import AttentionChoice, interfaces, use
 from qeffbuild.export.reasons import cannot_export, explain
 from qeffbuild.export.recipes import RECIPES, Recipe
 from qeffbuild.export.running import Progress, settled, silent
+from qeffbuild.export.small import first_that_runs, limited
 from qeffbuild.export.states import CacheForm, NoStates, StateSpec, dtype_name, probe, text_kept
 from qeffbuild.export.tidy import tidy
 from qeffbuild.export.trace import trace
@@ -129,24 +130,10 @@ def export(
 
 
 def _small(said: Mapping[str, Any], config: Any, code: Path | None) -> _Small:
-    problems = []
-    for candidate in shrink.candidates(said, config):
-        try:
-            shrunken = skeleton.configuration(candidate, code)
-            if skeleton.number_of_parameters(shrunken) > shrink.MOST_PARAMETERS:
-                raise ValueError("it cannot be made small enough")
-            model = skeleton.small_model(shrunken)
-            return _Small(model=model, expected=selfcheck.reference(model), form=_form(model))
-        except QeffBuildError:
-            raise
-        except Exception as reason:
-            log.debug("no small model", exc_info=True)
-            problems.append(reason)
-    raise ModelError(
-        "model.unsupported",
-        f"{said['model_type']}: no small model of this kind can be built to check against: {explain(problems[0])}",
-        hint="the export trusts no trace that it could not compare with PyTorch",
-    ) from problems[0]
+    def prove(model: Any) -> _Small:
+        return _Small(model=model, expected=selfcheck.reference(model), form=_form(model))
+
+    return first_that_runs(said["model_type"], limited(shrink.candidates(said, config)), prove, code=code)
 
 
 def _form(model: Any) -> CacheForm | NoStates:

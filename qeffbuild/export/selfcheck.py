@@ -25,7 +25,7 @@ TOLERANCE = 1e-4
 
 
 class Disagreement(Exception):
-    """The recipe computes something else than the model; the message says how far apart they are."""
+    """What would be traced computes something else than the model; the message says how far apart they are."""
 
 
 @torch.no_grad()

@@ -9,17 +9,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.nn.functional import pad
 
 from qeffbuild.export.adapted import adapted
+from qeffbuild.export.encoder_check import Row, together
 from qeffbuild.export.interfaces import interfaces, use, use_its_own
 from qeffbuild.export.modules import AnyAttention, Traceable
 from qeffbuild.export.sound import wave
 
 CTX_LEN = 17
 _STEPS = ((0, 4), (4, 5), (5, 6), (6, 9))  # prompt, tokens one by one, and several at once
-
-Row = tuple[torch.Tensor, ...]
 
 
 @torch.no_grad()
@@ -58,19 +56,12 @@ def _said(model: Any, encoder: Traceable, row: Row, tokens: torch.Tensor) -> tor
 def _held(decoder: Traceable, encoder: Traceable, rows: Sequence[Row]) -> list[torch.Tensor]:
     """What the decoder reads of both rows: texts are padded before the encoder, sounds behind it."""
     if len(encoder.inputs) > 1:
-        longest = max(row[0].shape[1] for row in rows)
-        given = [torch.cat([_padded(each, longest, 1) for each in column]) for column in zip(*rows, strict=True)]
+        given = together(rows)
         return [*encoder.module(*given), given[1]]
     heard = [encoder.module(*row) for row in rows]
-    lengths = [cross[0].shape[2] for cross in heard]
-    held = [torch.cat([_padded(each, max(lengths), 2) for each in column]) for column in zip(*heard, strict=True)]
+    held, lengths = together(heard, 2), [cross[0].shape[2] for cross in heard]
     mask = torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
     return [*held, mask.long()] if len(decoder.held) > len(held) else held
-
-
-def _padded(tensor: torch.Tensor, length: int, axis: int) -> torch.Tensor:
-    behind = (0, 0) * (tensor.dim() - 1 - axis)
-    return pad(tensor, (*behind, 0, length - tensor.shape[axis]))
 
 
 def _rows(encoder: Traceable) -> list[Row]:

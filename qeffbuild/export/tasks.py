@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,13 @@ from qeffbuild.errors import QeffBuildError
 from qeffbuild.export import encoder_check, layers, shrink, shrink_more, skeleton
 from qeffbuild.export.carried import Reading, form_of
 from qeffbuild.export.encoder import classifier, embedder, listener
-from qeffbuild.export.encoder_check import Disagreement
 from qeffbuild.export.modules import AnyAttention, Traceable, signature_of, to_graph
 from qeffbuild.export.narrow import all_in_dtype
 from qeffbuild.export.reasons import explain, unsupported
 from qeffbuild.export.running import Progress, settled, silent
+from qeffbuild.export.selfcheck import TOLERANCE, Disagreement
 from qeffbuild.export.sizes import FixedAxis
+from qeffbuild.export.small import Candidates, first_that_runs, limited
 from qeffbuild.export.states import NoStates
 from qeffbuild.export.weightless import Weightless, copied_or_whole
 from qeffbuild.export.weights import Stored, stored_tensors
@@ -39,7 +40,6 @@ Make = Callable[[Any], Any]
 
 log = logging.getLogger(__name__)
 
-TOLERANCE = 1e-4
 # One op for attention where that gives the same, else the model's own code. Each at once; then with a cache, where no
 # trace at once holds; and text by text, where padding would change results.
 _ATTENTIONS = ("qeffbuild", "eager")
@@ -154,50 +154,45 @@ def export(
                 hopeless.add(reading)
             continue
         progress(0.9, "writing")
-        report = Report(
-            model_type=said["model_type"],
-            model_class=type(tried).__name__,
-            task=task,
-            attention=attention,
-            reading=reading,
-            self_check_error=float(f"{error:.0e}"),  # one digit; the rest differs from machine to machine
-            fused_attention=tuple(sorted(cls.__name__ for cls, same in way.choice.fused.items() if same)),
-            pooling=how if task == "embedding" else None,
-            normalize=is_normal,
-            graphs=tuple(signature.graph for _, signature in made.graphs),
-            layers=made.layers,
-            layers_traced=made.layers_traced,
-            all_layers_because=made.all_layers_because,
-            rejected=tuple(rejected),
-        )
+        asked = {"task": task, "pooling": how if task == "embedding" else None, "normalize": is_normal}
+        report = _report(tried, way, error, made, rejected, asked)
         write_all(made.graphs, report.as_json(), out)
         return report
     # What stopped a trace says more than that another was not to be trusted.
     raise unsupported(said["model_type"], stopped or rejected[0][1])
 
 
+def _report(
+    model: Any, way: _Way, error: float, made: _Made, rejected: list[tuple[str, str]], asked: Mapping[str, Any]
+) -> Report:
+    return Report(
+        model_type=model.config.model_type,
+        model_class=type(model).__name__,
+        attention=way.attention,
+        reading=way.reading,
+        self_check_error=float(f"{error:.0e}"),  # one digit; the rest differs from machine to machine
+        fused_attention=tuple(sorted(cls.__name__ for cls, same in way.choice.fused.items() if same)),
+        graphs=tuple(signature.graph for _, signature in made.graphs),
+        layers=made.layers,
+        layers_traced=made.layers_traced,
+        all_layers_because=made.all_layers_because,
+        rejected=tuple(rejected),
+        **asked,
+    )
+
+
 def _small_one(said: Mapping[str, Any], config: Any, task: str, kind: Kind) -> tuple[Any, list[torch.Tensor]]:
-    """The first of the smaller models that can be made and that PyTorch runs, and what it says."""
-    problems: list[Exception] = []
-    for candidate, most in _smaller(said, config):
-        try:
-            shrunken = skeleton.configuration(candidate)
-            if skeleton.number_of_parameters(shrunken, _maker(task)) > most:
-                raise ValueError("it cannot be made small enough")
-            model = skeleton.small_model(shrunken, _maker(task))
-            return model, kind.reference(model, kind.graphs(model, Reading()))
-        except QeffBuildError:
-            raise
-        except Exception as reason:
-            log.debug("no small model", exc_info=True)
-            problems.append(reason)
-    found = f"no small model of this kind can be built: {explain(problems[0])}"
-    raise unsupported(said["model_type"], found) from problems[0]
+    """The small model, and what it says."""
+
+    def prove(model: Any) -> tuple[Any, list[torch.Tensor]]:
+        return model, kind.reference(model, kind.graphs(model, Reading()))
+
+    return first_that_runs(said["model_type"], _smaller(said, config), prove, _maker(task))
 
 
-def _smaller(said: Mapping[str, Any], config: Any) -> Iterator[tuple[dict[str, Any], float]]:
-    """Configurations, and how many parameters each may have: the last is taken as it is."""
-    yield from ((candidate, shrink.MOST_PARAMETERS) for candidate in shrink.candidates(said, config))
+def _smaller(said: Mapping[str, Any], config: Any) -> Candidates:
+    """The last is taken whatever its size."""
+    yield from limited(shrink.candidates(said, config))
     yield shrink_more.small(said, config), math.inf
 
 

@@ -6,7 +6,6 @@ A row is arrays by name, of one text: as PyTorch takes them, and for a model tha
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,6 @@ from qeffbuild.gate.prompts import LEVELS, prompts, texts
 from qeffbuild.models import Facts
 from qeffbuild.models.tasks import CTC, IMAGE_TEXT, SPEECH, TEXT
 
-SAMPLES, FRAMES = (4800, 6400), (96, 133)
 START, SOUND, HEARD = "decoder_input_ids", "input_features", "encoder_ctx_len"
 IS_IMAGE, POSITIONS, PIXELS, KINDS = "is_image", "positions", "pixel_values", "token_type_ids"
 _WORDS = 5  # of a text, on each side of an image
@@ -61,13 +59,12 @@ def _row(task: str, token_ids: np.ndarray, network: Any, number: int) -> Row:
 
 
 def _sounds(network: Any, count: int) -> Iterator[Row]:
-    """As samples, or for a model that is given frames as frames."""
-    from qeffbuild.export.encoder import bands
+    from qeffbuild.export.encoder import listener
+    from qeffbuild.export.sound import wave
 
-    name = network.main_input_name
-    shapes = [(1, frames, bands(network)) for frames in FRAMES] if name == SOUND else [(1, n) for n in SAMPLES]
-    for shape in shapes[:count]:
-        yield {name: _wave(math.prod(shape)).reshape(shape)}
+    (sound,) = listener(network).inputs
+    for number in range(min(count, 2)):
+        yield {sound.name: wave(sound, number).numpy()}
 
 
 def _start(network: Any) -> int:
@@ -75,10 +72,6 @@ def _start(network: Any) -> int:
     names = ("decoder_start_token_id", "bos_token_id", "pad_token_id")
     said = (getattr(place, name, None) for name in names for place in (network.generation_config, network.config))
     return next((token for token in said if isinstance(token, int)), 0)
-
-
-def _wave(length: int) -> np.ndarray:
-    return np.sin(np.arange(length, dtype=np.float64) ** 1.1 / 7).astype(np.float32)
 
 
 def _pictures(folder: Path, facts: Facts, network: Any, asking: Asking) -> Iterator[Row]:
@@ -100,9 +93,8 @@ def _pictures(folder: Path, facts: Facts, network: Any, asking: Asking) -> Itera
         is_image = made["input_ids"][0] == network.config.image_token_id
         row = {"input_ids": made["input_ids"], PIXELS: made[PIXELS].float(), **geometry, IS_IMAGE: is_image.int()[None]}
         if reads_whole(processor):  # and then its last two tokens are an answer
-            row[KINDS] = (np.arange(made["input_ids"].shape[1]) >= made["input_ids"].shape[1] - 2).astype(np.int64)[
-                None
-            ]
+            length = made["input_ids"].shape[1]
+            row[KINDS] = (np.arange(length)[None] >= length - 2).astype(np.int64)
         if hasattr(network.base_model, RULE):
             turns = positions_of(network.base_model, made["input_ids"][0], is_image, geometry)
             row[POSITIONS] = np.concatenate([np.arange(turns.shape[1])[None, None], turns.numpy()[:, None]])

@@ -12,7 +12,7 @@ which are most of the work) is moved out of it first and done for all tokens at 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,8 @@ import onnx_ir as ir
 
 from qeffbuild.graph.chunked import Chunks, NotChunked
 from qeffbuild.graph.emit import Emitter, replace_value
-from qeffbuild.graph.hoist import BEGIN, END, hoist, is_mark
+from qeffbuild.graph.hoist import BEGIN, END, is_mark
+from qeffbuild.graph.marked import Loop, marked_loops
 
 
 @dataclass(slots=True)
@@ -40,7 +41,7 @@ def lower_loops(graph: ir.Graph, *, chunks: bool = True) -> Lowered:
     said = Lowered()
     if not any(is_mark(node, BEGIN | END) for node in graph):
         return said
-    loops = _loops(graph)
+    loops = marked_loops(graph)
     by_chunks = Chunks(graph, _reached(graph))
     for number, loop in enumerate(loops):
         outer = Emitter(graph, f"loop.{number}")
@@ -62,7 +63,7 @@ def one_chunk(graph: ir.Graph) -> int:
 
     Padding has to come behind a row's tokens. Raises NotChunked where a turn's algebra is not known.
     """
-    loops = _loops(graph)
+    loops = marked_loops(graph)
     if not loops:
         raise NotChunked("no loop is known that writes it")
     chunks, most = Chunks(graph, _reached(graph)), []
@@ -90,93 +91,7 @@ def _reached(graph: ir.Graph) -> set[ir.Value]:
     return found
 
 
-@dataclass(slots=True)
-class _Loop:
-    """`turns` are values with a token axis that are cut, `states` pairs of marks, `ends` what is collected."""
-
-    position_ids: ir.Value
-    nodes: list[ir.Node] = field(default_factory=list)
-    turns: list[ir.Node] = field(default_factory=list)
-    begins: list[ir.Node] = field(default_factory=list)
-    states: list[ir.Node] = field(default_factory=list)
-    ends: list[ir.Node] = field(default_factory=list)
-
-
-def _loops(graph: ir.Graph) -> list[_Loop]:
-    """Marks and what has to be between them, apart by what hangs together: by a state, and by what is made of one.
-
-    What is made of tokens alone joins nothing: layers share what they ask of positions. Each loop has it for itself.
-    """
-    hoist(graph)
-    order = {node: place for place, node in enumerate(graph)}
-    group: dict[ir.Node, ir.Node] = {}
-
-    def leader(node: ir.Node) -> ir.Node:
-        while group.setdefault(node, node) is not node:
-            node = group[node]
-        return node
-
-    of_tokens: set[ir.Node] = set()
-    inside: set[ir.Value] = set()
-    for node in graph:
-        makers = [value.producer() for value in node.inputs if value is not None and value in inside]
-        if is_mark(node, BEGIN) or makers:
-            inside.update(() if is_mark(node, END) else node.outputs)
-        joined = [maker for maker in makers if maker in group]
-        if is_mark(node, {"StateIn", "StateOut"}):
-            joined += [other for use in node.inputs[0].uses() if (other := use.node) in group]  # type: ignore[union-attr]
-        elif not joined and not is_mark(node, END):
-            of_tokens.update([node] if makers else [])
-            continue
-        for other in joined:
-            group[leader(node)] = leader(other)
-        leader(node)
-    found: dict[ir.Node, _Loop] = {}
-    members: dict[ir.Node, list[ir.Node]] = {}
-    for node in group:
-        members.setdefault(leader(node), []).append(node)
-    for first, nodes in members.items():
-        found[first] = _Loop(position_ids=_positions(nodes))
-        for node in sorted(_with_makers(nodes, of_tokens), key=order.__getitem__):
-            _sort_in(node, found[first])
-    return sorted(found.values(), key=lambda loop: order[loop.ends[0] if loop.ends else loop.states[0]])
-
-
-def _with_makers(nodes: Iterable[ir.Node], among: Container[ir.Node]) -> set[ir.Node]:
-    """The nodes, and of the others what they are made of."""
-    found, waiting = set[ir.Node](), list(nodes)
-    while waiting:
-        node = waiting.pop()
-        if node not in found:
-            found.add(node)
-            makers = (value.producer() for value in node.inputs if value is not None)
-            waiting += [maker for maker in makers if maker is not None and maker in among]
-    return found
-
-
-def _positions(nodes: Iterable[ir.Node]) -> ir.Value:
-    mark = next(node for node in nodes if is_mark(node, END))
-    position_ids = mark.inputs[-1]
-    assert position_ids is not None
-    return position_ids
-
-
-def _sort_in(node: ir.Node, loop: _Loop) -> None:
-    if is_mark(node, {"StateIn"}):
-        loop.begins.append(node)
-    elif is_mark(node, {"StateOut"}):
-        loop.states.append(node)
-    elif is_mark(node, {"Tokens"}):
-        loop.ends.append(node)
-    else:
-        loop.nodes.append(node)
-    for value in node.inputs:
-        mark = value.producer() if value is not None else None
-        if mark is not None and is_mark(mark, {"Token"}) and mark not in loop.turns:
-            loop.turns.append(mark)
-
-
-def _scan(graph: ir.Graph, loop: _Loop, number: int, outer: Emitter) -> tuple[ir.Value, ...]:
+def _scan(graph: ir.Graph, loop: Loop, number: int, outer: Emitter) -> tuple[ir.Value, ...]:
     """Scan hands each turn slices without the token axis, so the body puts it back."""
     states = [node.inputs[0] for node in loop.states]
     wholes = [loop.position_ids, *(node.inputs[0] for node in loop.turns)]
@@ -192,23 +107,18 @@ def _scan(graph: ir.Graph, loop: _Loop, number: int, outer: Emitter) -> tuple[ir
     )
 
 
-def _replace(graph: ir.Graph, loop: _Loop, results: Sequence[ir.Value], outer: Emitter) -> None:
-    last = max([*loop.states, *loop.ends], key=lambda node: _place(graph, node))
-    outer.place(last)
-    for node, result in zip([*loop.states, *loop.ends], results, strict=True):
+def _replace(graph: ir.Graph, loop: Loop, results: Sequence[ir.Value], outer: Emitter) -> None:
+    gone = dict.fromkeys([*loop.states, *loop.ends])
+    outer.place(next(node for node in reversed(graph) if node in gone))
+    for node, result in zip(gone, results, strict=True):
         replace_value(graph, node.outputs[0], result)
-    gone = [*loop.states, *loop.ends]
     for node in reversed([*loop.begins, *loop.nodes]):
         if all(use.node in gone for value in node.outputs for use in value.uses()):  # else another loop has it, too
-            gone.append(node)
+            gone[node] = None
     graph.remove(gone, safe=True)
 
 
-def _place(graph: ir.Graph, node: ir.Node) -> int:
-    return next(place for place, other in enumerate(graph) if other is node)
-
-
-def _body(graph: ir.Graph, loop: _Loop, number: int) -> ir.Graph:
+def _body(graph: ir.Graph, loop: Loop, number: int) -> ir.Graph:
     """One turn as the body of a Scan."""
     emit = Emitter(graph, f"loop.{number}.body")  # constants stay outside, where a body may read them
     befores = {node.inputs[0]: _like(node.inputs[0], f"loop.{number}.state.{i}") for i, node in enumerate(loop.states)}
@@ -228,7 +138,7 @@ def _body(graph: ir.Graph, loop: _Loop, number: int) -> ir.Graph:
     return ir.Graph([*befores.values(), position, *turns], outs, nodes=emit.waiting(), name=f"loop.{number}")
 
 
-def _turn(graph: ir.Graph, loop: _Loop, number: int) -> ir.Graph:
+def _turn(graph: ir.Graph, loop: Loop, number: int) -> ir.Graph:
     """One turn as a branch for runs of one token: nothing enters, it reads what is outside."""
     emit = Emitter(graph, f"loop.{number}.single")
     befores: dict[ir.Value | None, ir.Value] = {node.inputs[0]: _there(node.inputs[0]) for node in loop.states}
@@ -244,7 +154,7 @@ def _turn(graph: ir.Graph, loop: _Loop, number: int) -> ir.Graph:
 
 def _one_turn(
     emit: Emitter,
-    loop: _Loop,
+    loop: Loop,
     befores: Mapping[ir.Value | None, ir.Value],
     position: ir.Value,
     ones: Mapping[ir.Value, ir.Value],

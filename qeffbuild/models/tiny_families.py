@@ -133,16 +133,11 @@ def _idefics2() -> Family:
 
 
 def _lighton_ocr() -> Family:
-    eye = {**_EYE, "model_type": "pixtral", "image_size": 32, "head_dim": 8}
-    parts = {"patch_size": 4, "spatial_merge_size": 2}
-    return Family(
-        config={"vision_config": eye, "text_config": {"model_type": "qwen3", **_TEXT}, "spatial_merge_size": 2},
-        tokens={"image": "<|image_pad|>", "image_break": "<|vision_pad|>", "image_end": "<|vision_end|>"},
-        ids={"image_token_id": "image"},
-        cutter="PixtralImageProcessorPil",
-        cutting={"size": {"longest_edge": 32}, "patch_size": {"height": 4, "width": 4}},
-        processor=parts,
-    )
+    mistral = _mistral3()
+    config = {**mistral.config, "text_config": {"model_type": "qwen3", **_TEXT}}
+    del config["vision_feature_layer"]
+    tokens = {"image": "<|image_pad|>", "image_break": "<|vision_pad|>", "image_end": "<|vision_end|>"}
+    return replace(mistral, config=config, tokens=tokens, ids={"image_token_id": "image"})
 
 
 def _llava_next_video() -> Family:

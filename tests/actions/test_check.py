@@ -12,7 +12,7 @@ from qeffbuild.actions import check, fetch
 from qeffbuild.errors import QeffBuildError
 from qeffbuild.executor.work import Work
 from qeffbuild.models import DEMO
-from qeffbuild.package import model_facts
+from qeffbuild.models.manifest import model_facts
 
 PARAMS: dict[str, Any] = {
     "seq_len": [], "trust_remote_code": False, "allow_pickle": False, "allow_nonfinite": False,

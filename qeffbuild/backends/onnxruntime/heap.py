@@ -20,7 +20,7 @@ _TRIM, _AHEAD, _OWN_MAPPING = -1, -2, -3  # mallopt's names: M_TRIM_THRESHOLD, M
 _LARGEST = 32 << 20  # allocations of more are never the heap's
 _MOST = (1 << 31) - 1  # bytes that mallopt can be told
 _USUAL_AHEAD = 128 << 10
-_IN_LARGEPAGES = 14  # MADV_HUGEPAGE
+_IN_LARGE_PAGES = 14  # MADV_HUGEPAGE
 _TRIED = 8  # pages that are touched first
 _PATIENCE = 0.002  # seconds of a processor for a page: one lies ready and is cleared in less, or Linux has to make room
 
@@ -54,12 +54,12 @@ def _grow(libc: ctypes.CDLL, size: int) -> None:
     if first >= last:
         return
     tried = min(first + _TRIED * PAGE, last)
-    libc.madvise(first, tried - first, _IN_LARGEPAGES)
+    libc.madvise(first, tried - first, _IN_LARGE_PAGES)
     began = thread_time()
     for address in range(first, tried, PAGE):
         ctypes.memset(address, 0, 1)
     if thread_time() - began < _PATIENCE * _TRIED:
-        libc.madvise(tried, last - tried, _IN_LARGEPAGES)
+        libc.madvise(tried, last - tried, _IN_LARGE_PAGES)
 
 
 def _end() -> int:

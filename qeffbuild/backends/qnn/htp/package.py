@@ -15,7 +15,8 @@ from qeffbuild.errors import StepError
 from qeffbuild.executor.work import Work
 from qeffbuild.graph.weights import checkpoint_folder
 from qeffbuild.models import save_tokenizer
-from qeffbuild.package import TOKENIZER, Package, gates, model_facts, write_manifest, write_provenance
+from qeffbuild.models.manifest import model_facts
+from qeffbuild.package import TOKENIZER, Package, gates, write_manifest, write_provenance
 from qeffbuild.signature import IoSignature
 
 
