@@ -75,6 +75,8 @@ class _Gate:
         problem = most.broken_by(found)
         if problem is not None:
             edge, hint = self.work.params["edge"], _HINTS[self.work.params["level"]]
+            if self.is_lossy:
+                hint = f"more bits or smaller blocks lose less, gate.tolerance allows more, {hint}"
             raise StepError("step.gate", f"{edge}: {problem}{self._where(most)}", hint=hint)
         said = {"figures": found.as_json(), "at_most": found.at_most(), "limits": most.as_json()}
         return {**said, "prompts": len(self.reference.rows)}

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from qeffbuild import quantizers
 from qeffbuild.calibration.apply import DATA, Quantization
 from qeffbuild.calibration.flow import Flow
-from qeffbuild.calibration.kv import ranges, round_to_int8, round_to_mxint8, write_scales
+from qeffbuild.calibration.kv import ranges, round_to_int8, round_to_mxint8, write_scales, writes
 from qeffbuild.calibration.sensitivity import in_eight_bits
 from qeffbuild.calibration.text import calibration_rows
 from qeffbuild.errors import ModelError
@@ -30,6 +30,8 @@ def run(work: Work) -> None:
     facts = Facts.load(work.inputs["model"] / "facts.json")
     checkpoint = checkpoint_folder(work.inputs["model"], work.leaves.get("model"))
     weights = Weights(Folder(work.inputs["graph"]), checkpoint)
+    if work.params.get("kv_cache"):
+        _check_cache(work)
     for member in members(work.inputs["graph"]):
         one = _One(work, member, checkpoint, facts, weights)
         model, said = (load_graph(member.graph), {}) if work.params["method"] == "none" else one.within_budget()
@@ -90,6 +92,12 @@ class _One:
         text, tokens = self.work.leaves["calibration"], self.work.params["calibration_tokens"]
         rows = calibration_rows(self.checkpoint.path, self.facts, text, tokens=tokens)
         return Flow(load_graph(self.member.graph), self.member.signature, self.weights, rows)
+
+
+def _check_cache(work: Work) -> None:
+    if not any(writes(load_graph(member.graph).graph) for member in members(work.inputs["graph"])):
+        found = "quantization.kv_cache: the model keeps no keys and values"
+        raise ModelError("model.unsupported", found, hint="quantization.kv_cache=float")
 
 
 def _round_cache(one: _One, model: ir.Model) -> None:

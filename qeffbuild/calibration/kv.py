@@ -19,7 +19,7 @@ from qeffbuild.errors import ModelError
 from qeffbuild.graph.emit import Emitter
 from qeffbuild.graph.fold import remove_unread
 from qeffbuild.graph.microscaling import BLOCK
-from qeffbuild.graph.ops import SCATTER, size_of, symbolic
+from qeffbuild.graph.ops import SCATTER, given, size_of, symbolic
 from qeffbuild.package import KV_SCALES
 
 _ROUNDING = ("Mul", "Clip", "Round", "Div")  # what `round_to_int8` puts before a write, from its end
@@ -36,7 +36,8 @@ class Scales:
 def ranges(flow: Flow, graph: ir.Graph) -> dict[str, Scales]:
     """The scales of every state that is written by position; `graph` is the neutral one that `flow` runs a copy of."""
     found = {}
-    for cache, updates in _writes(graph):
+    for node in writes(graph):
+        cache, _, updates = given(node)
         flow.reach(updates.name or "")
         batches = [np.abs(batch) for batch in flow.batches(updates.name or "", EXACT)]
         largest = np.maximum.reduce([_over_tokens(batch) for batch in batches])
@@ -44,6 +45,12 @@ def ranges(flow: Flow, graph: ir.Graph) -> dict[str, Scales]:
         per_channel = np.maximum(largest / 127, smallest)
         found[cache.name or ""] = Scales(float(per_channel.max()), per_channel)
     return found
+
+
+def writes(graph: ir.Graph) -> list[ir.Node]:
+    """Where keys and values are written; a text that is kept to be read anew is written so, too."""
+    floats = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+    return [node for node in symbolic(graph, SCATTER) if given(node)[0].dtype in floats]
 
 
 def write_scales(scales: Mapping[str, Scales], folder: Path, tokens: int) -> None:
@@ -66,7 +73,7 @@ def read_scales(folder: Path) -> dict[str, Scales]:
 
 def drop_rounding(graph: ir.Graph) -> None:
     """Undoes `round_to_int8`, for who stores integers."""
-    for node in symbolic(graph, SCATTER):
+    for node in writes(graph):
         value, made = node.inputs[2], list[str]()
         while value is not None and (maker := value.producer()) is not None and len(made) < len(_ROUNDING):
             made.append(maker.op_type)
@@ -79,10 +86,8 @@ def drop_rounding(graph: ir.Graph) -> None:
 def round_to_int8(graph: ir.Graph, scales: Mapping[str, Scales]) -> None:
     """Every write to the cache is rounded as int8 would round it; the cache itself stays float."""
     emit = Emitter(graph, "int8_cache")
-    for node in symbolic(graph, SCATTER):
-        cache, _, updates = node.inputs
-        assert cache is not None
-        assert updates is not None
+    for node in writes(graph):
+        cache, _, updates = given(node)
         scale = scales[cache.name or ""].per_channel
         step = np.expand_dims(scale, (0, -2)).astype(np.float32)  # [1, heads, 1, width], or [1, 1, width]
         numbers = emit("Clip", emit("Round", emit("Div", updates, step)), _f(-127), _f(127))
@@ -92,9 +97,8 @@ def round_to_int8(graph: ir.Graph, scales: Mapping[str, Scales]) -> None:
 def round_to_mxint8(graph: ir.Graph) -> None:
     """The same for MXINT8: 32 neighbours of a head share a power of two, exact in float32 arithmetic."""
     emit = Emitter(graph, "mxint8_cache")
-    for node in symbolic(graph, SCATTER):
-        updates = node.inputs[2]
-        assert updates is not None
+    for node in writes(graph):
+        _, _, updates = given(node)
         width = size_of(updates, -1)
         if width > BLOCK and width % BLOCK:
             raise ModelError(
@@ -131,11 +135,6 @@ def _write(emit: Emitter, node: ir.Node, rounded: ir.Value) -> None:
     rounded.shape, rounded.type = updates.shape, updates.type
     emit.place(node)
     node.replace_input_with(2, rounded)
-
-
-def _writes(graph: ir.Graph) -> list[tuple[ir.Value, ir.Value]]:
-    pairs = [(node.inputs[0], node.inputs[2]) for node in symbolic(graph, SCATTER)]
-    return [(cache, updates) for cache, updates in pairs if cache is not None and updates is not None]
 
 
 def _over_tokens(batch: np.ndarray) -> np.ndarray:

@@ -12,8 +12,9 @@ import numpy as np
 # Most difference, in spreads of what PyTorch says, where nothing is rounded but what the dtype itself rounds: of every
 # number in float32; in a narrower one of the usual, for there rounding sends some tokens to another expert.
 TOLERANCES: Mapping[str, float] = {"float32": 1e-3, "float16": 5e-2, "bfloat16": 2e-1}
-# Beyond this a quantized graph is nearer to noise than to its model: something that has nothing to do with it gets 1.4.
-MOST_NOISE = 0.5
+# Beyond this a quantized graph is nearer to noise than to its model: something that has nothing to do with it gets 1.4,
+# one wrong weight in the last of two layers 0.5 to 0.9, 8 bits of random weights 0.25 at most, 4 bits 0.6.
+NOISE_OF_EIGHT_BITS, NOISE_OF_FEWER = 0.5, 0.65
 LEAST_AGREEMENT = 0.9
 # In nats, where the spec names no budget.
 KL_OF_EIGHT_BITS, KL_OF_FEWER = 0.1, 0.5
@@ -109,7 +110,8 @@ def tokens_only() -> Limits:
 def lossy(bits: int, kl: float | None, reported: float, tolerance: float | None = None) -> Limits:
     """`kl` is a budget beyond what quantizing itself has measured and `reported`."""
     budget = kl if kl is not None else KL_OF_EIGHT_BITS if bits >= 8 else KL_OF_FEWER
-    return Limits(noise=MOST_NOISE if tolerance is None else tolerance, kl=reported + budget)
+    noise = tolerance if tolerance is not None else NOISE_OF_EIGHT_BITS if bits >= 8 else NOISE_OF_FEWER
+    return Limits(noise=noise, kl=reported + budget)
 
 
 def usual_noise(bits: int) -> float:

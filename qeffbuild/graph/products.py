@@ -5,7 +5,7 @@ The weight is a matrix, or the matrices of several experts in a stack that one p
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +28,7 @@ class Product:
     bias: ir.Value | None
     is_transposed: bool
     makes_logits: bool
-    is_router: bool  # it chooses experts
+    is_router: bool  # it chooses experts, or the tokens that are looked at
     makes: frozenset[str]  # what of attention: queries, keys, values
     reads_answers: bool  # of attention
 
@@ -49,6 +49,7 @@ def products(graph: ir.Graph, logits: str = "logits") -> Iterator[Product]:
     foldable = foldable_values(graph)
     head = head_of(graph, logits)
     makers, behind = _around_attention(graph)
+    last = next((node for node in reversed(graph) if node.op_type in _PRODUCTS and node.inputs[1] in foldable), None)
     for node in list(graph):
         if node.domain != "" or node.op_type not in _PRODUCTS:
             continue
@@ -65,7 +66,7 @@ def products(graph: ir.Graph, logits: str = "logits") -> Iterator[Product]:
             bias=bias,
             is_transposed=turned,
             makes_logits=node is head,
-            is_router=_is_chosen_from(node.outputs[0]),
+            is_router=_is_chosen_from(node.outputs[0]) or (node is not last and _only_chooses(node, foldable)),
             makes=frozenset(what for what in makers if node in makers[what]),
             reads_answers=node in behind,
         )
@@ -185,7 +186,7 @@ def _is_stored_vector(value: ir.Value, width: int) -> bool:
 def why_not(product: Product, weight: np.ndarray) -> str | None:
     """The reason why a product cannot be quantized."""
     if product.is_router:
-        return "it chooses experts: a small error would choose others"
+        return "it chooses experts or tokens: a small error would choose others"
     if weight.ndim == 2:
         return None
     shape = product.x.shape
@@ -255,6 +256,21 @@ def _is_chosen_from(value: ir.Value) -> bool:
         if node.op_type in _KEEPS_ORDER and _is_chosen_from(node.outputs[0]):
             return True
     return False
+
+
+def _only_chooses(node: ir.Node, foldable: Container[ir.Value]) -> bool:
+    """Whether all that is made of a product is a choice, as of what an indexer makes of queries and keys."""
+    chooses, values, seen = False, list(node.outputs), set[ir.Node]()
+    while values:
+        for user, _ in values.pop().uses():
+            if user.op_type == ATTENTION or (user.op_type in _PRODUCTS and user.inputs[1] in foldable):
+                return False
+            if user.op_type == "TopK":
+                chooses = True
+            elif user not in seen:
+                seen.add(user)
+                values += user.outputs
+    return chooses
 
 
 def _is_plain(node: ir.Node) -> bool:

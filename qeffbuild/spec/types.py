@@ -261,7 +261,7 @@ class GateSpec:
     tolerance: float | None = option(
         None,
         "most difference of the logits, in their spreads: the largest in float32, else the usual; "
-        "null: 1e-3 for float32, 5e-2 for float16, 2e-1 for bfloat16, 0.5 where weights are quantized",
+        "null: 1e-3 for float32, 5e-2 for float16, 2e-1 for bfloat16, 0.5 of 8-bit weights, 0.65 of fewer",
         low=0.0,
         high=10.0,
     )

@@ -54,6 +54,18 @@ def test_int8_is_rounded_by_the_scale_of_each_channel() -> None:
     assert np.abs(rounded(values * 9, scales)).max() <= 127 * scales.max() * (1 + 1e-6)
 
 
+def test_a_text_that_is_kept_is_no_cache() -> None:
+    text, updates, positions = (
+        ir.Value(name=name, shape=ir.Shape((1, 8)), type=ir.TensorType(ir.DataType.INT64)) for name in "tup"
+    )
+    node = ir.node("CtxScatter", [text, positions, updates], domain=DOMAIN)
+    graph = ir.Graph([text, positions, updates], list(node.outputs), nodes=[node], name="g")
+
+    round_to_int8(graph, {})
+
+    assert [node.op_type for node in graph] == ["CtxScatter"]
+
+
 def test_rounding_that_was_put_in_can_be_taken_out() -> None:
     shape = ir.Shape((1, 2, 3, 8))
     cache, updates = (ir.Value(name=name, shape=shape, type=ir.TensorType(ir.DataType.FLOAT)) for name in ("c", "u"))

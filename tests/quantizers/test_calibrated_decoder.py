@@ -15,8 +15,10 @@ from qeffbuild import api, quantizers
 from qeffbuild.actions import quantize, sensitivity
 from qeffbuild.backends.onnxruntime.session import open_session
 from qeffbuild.calibration.kv import read_scales
+from qeffbuild.errors import ModelError
 from qeffbuild.executor.work import Work
 
+TINY_MAMBA = ("model=hf", "model.scale=tiny", "model.model_type=mamba")
 PROMPTS = [[1, 2, 3, 4, 5, 6, 7], [11, 12]]
 
 
@@ -59,9 +61,7 @@ def error_of(decoder: Decoder, folder: Path, quantization: dict[str, Any], text:
 @pytest.mark.slow
 @pytest.mark.parametrize("words", [("quantization=gptq",), ("quantization=auto", "quantization.budget=0.2")])
 def test_a_text_comes_to_what_needs_no_state_of_layers_that_keep_one(spec_of, words: tuple[str, ...]) -> None:
-    few = ("quantization.calibration_tokens=256", "model=hf", "model.scale=tiny", "model.model_type=mamba")
-
-    built = api.build(spec_of(*few, *words))
+    built = api.build(spec_of("quantization.calibration_tokens=256", *TINY_MAMBA, *words))
 
     said = json.loads((built.folder_of("quantize") / "quantize.json").read_text())
     seen, unseen = {"embeddings", "in_proj", "out_proj"}, {"x_proj"}
@@ -136,6 +136,14 @@ def test_an_int8_cache_brings_scales_for_each_channel(decoder: Decoder, tmp_path
     assert set(scales) == {f"past_{kind}.{layer}" for kind in ("key", "value") for layer in range(LAYERS)}
     assert all(one.per_channel.shape == (KV_HEADS, 16) for one in scales.values())
     assert all(one.per_tensor == pytest.approx(one.per_channel.max()) for one in scales.values())
+
+
+@pytest.mark.slow
+def test_a_cache_in_8_bits_of_a_model_without_one_is_refused(spec_of) -> None:
+    with pytest.raises(ModelError) as caught:
+        _ = api.build(spec_of("quantization.kv_cache=int8", *TINY_MAMBA)).package
+
+    assert "keeps no keys and values" in caught.value.message
 
 
 @pytest.mark.parametrize(("attention", "dtype"), [("auto", "int8"), ("portable", "float32")])

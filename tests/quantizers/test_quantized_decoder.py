@@ -162,6 +162,20 @@ def test_weights_of_experts_are_quantized_one_by_one(tmp_path: Path, rows: str) 
     assert inputs == (["Add"] * 2 if rows == "shared" else ["Split"] * 2)
 
 
+def test_what_makes_scores_of_tokens_for_a_choice_stays_as_it_is(tmp_path: Path) -> None:
+    def indexer(emit: Emitter, graph: ir.Graph) -> ir.Value:
+        """Queries of one weight, held against keys; in the end something that is read by no choice."""
+        one = emit("Slice", graph.initializers["wpe.weight"], [0], [1], [0])
+        queries = emit("MatMul", emit("ReduceSum", graph.outputs[0], [2], keepdims=1), one)
+        scores = emit("Relu", emit("MatMul", queries, emit("Transpose", queries, perm=[0, 2, 1])))
+        chosen = emit("Cast", emit.several("TopK", 2, scores, [1])[1], to=1)
+        return emit("MatMul", emit("Expand", chosen, [1, 1, 64]), graph.initializers["h.0.c_fc.weight"])
+
+    said = quantized_with(tmp_path, indexer)
+
+    assert said["kept"] == {"wpe.weight": "it chooses experts or tokens: a small error would choose others"}
+
+
 def test_a_router_stays_as_it_is_and_says_so(tmp_path: Path) -> None:
     def router(emit: Emitter, graph: ir.Graph) -> ir.Value:
         one = emit("Slice", graph.initializers["wpe.weight"], [0], [1], [0])
@@ -171,4 +185,4 @@ def test_a_router_stays_as_it_is_and_says_so(tmp_path: Path) -> None:
 
     said = quantized_with(tmp_path, router)
 
-    assert said["kept"] == {"wpe.weight": "it chooses experts: a small error would choose others"}
+    assert said["kept"] == {"wpe.weight": "it chooses experts or tokens: a small error would choose others"}

@@ -70,7 +70,7 @@ class _Rowwise:
             if any(fnmatchcase(name, pattern) for pattern in work.params["keep"]):
                 kept[name] = "keep"
             elif product.is_router:
-                kept[name] = "it chooses experts: a small error would choose others"
+                kept[name] = "it chooses experts or tokens: a small error would choose others"
             elif product.weight.shape is not None and len(product.weight.shape) != 2:
                 kept[name] = "only plain matrices are quantized"
             else:
