@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import wraps
 from typing import Any
 
@@ -40,7 +41,11 @@ class Memory(tuple[()]):
 @wraps(MODEL)
 def model(self: Any, *args: Any, **kwargs: Any) -> Any:
     """In one piece, as a model goes that collects what it finds: else it would count pieces of the text."""
-    return MODEL(self, *args, **{**kwargs, "output_hidden_states": True})
+    most, self.config.max_inference_chunksize = self.config.max_inference_chunksize, sys.maxsize
+    try:
+        return MODEL(self, *args, **{**kwargs, "output_hidden_states": True})
+    finally:
+        self.config.max_inference_chunksize = most
 
 
 def layer(self: Any, x: torch.Tensor, state: Any = None) -> tuple[torch.Tensor, Any]:

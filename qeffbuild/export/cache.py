@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -98,6 +99,18 @@ class CarryingCache(Cache):
 
     def __init__(self, layers: int, states: int = 1) -> None:
         super().__init__(layers=[LinearAttentionLayer(number_of_states=states) for _ in range(layers)])
+
+
+@contextlib.contextmanager
+def keeping(modules: Sequence[Any], cache: Cache | None) -> Iterator[None]:
+    """Inside the block `kept` of each module is the cache and its layer there, for families that hand on no cache."""
+    for layer, module in enumerate(modules):
+        module.kept = cache, layer
+    try:
+        yield
+    finally:
+        for module in modules:
+            del module.kept
 
 
 class RetainedCache(Cache):

@@ -74,10 +74,10 @@ def _own_attention(
     own = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     if own is None:
         raise NoInterface(f"{type(module).__name__} has no eager_attention_forward beside it")
-    return own(module, query, key, value, _additive(mask, query.dtype), **arguments)[0]
+    return own(module, query, key, value, added(mask, query.dtype), **arguments)[0]
 
 
-def _additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def added(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     if mask.is_floating_point():
         return mask.to(dtype)  # the model has made its own
     # The lowest finite number, not -inf: a row of -inf alone becomes NaN, and so does -inf in float16 sums.
@@ -131,7 +131,7 @@ def _mask_maker(original: Callable[..., Any], *, additive: bool) -> Callable[...
                 **kwargs,
             )
         mask = mask_at_positions(q_offset, kv_length, mask_function, attention_mask)
-        return _additive(mask, kwargs.get("dtype", torch.float32)) if additive else mask
+        return added(mask, kwargs.get("dtype", torch.float32)) if additive else mask
 
     return make
 

@@ -19,7 +19,7 @@ from qeffbuild.export.adapted import adapted
 from qeffbuild.export.interfaces import AttentionChoice, interfaces, use
 from qeffbuild.export.layers import Layers, named_on
 from qeffbuild.export.shrink import positions
-from qeffbuild.export.sizes import CTX_LEN, FixedAxis, contexts, longest_context
+from qeffbuild.export.sizes import CTX_LEN, FixedAxis, contexts, longest_context, named_constants
 from qeffbuild.export.states import dtype_name
 from qeffbuild.export.tidy import tidy
 from qeffbuild.export.trace import OPSET, SYMBOL
@@ -129,7 +129,7 @@ def signature_of(graph: ir.Graph, asked: Traceable) -> IoSignature:
 def _traced(asked: Traceable, model: Any, attention: str, choice: AttentionChoice, *, decompose: bool) -> ir.Model:
     use(model, attention)
     example, free = asked.example(), tuple(_free_axes(asked.taken))
-    with interfaces(choice), adapted(model), traceable(model):
+    with interfaces(choice), adapted(model), traceable(model), named_constants():
         program = torch.export.export(asked.module, example, dynamic_shapes={"tensors": free}, strict=False)
     longest, why = longest_context(program, [tensor.axes for tensor in asked.taken], _tried(asked, model))
     if longest is not None:

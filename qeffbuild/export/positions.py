@@ -66,3 +66,17 @@ def _hand_in(module: nn.Module, positions: torch.Tensor) -> Callable[..., Any]:
         return args, kwargs
 
     return before
+
+
+def bias_by_distance(self: Any, states: torch.Tensor, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """states[B,S,H,R] times a module's bank of biases [R,extent], at each distance of S queries from T keys [B,H,S,T].
+
+    With a retained cache `queries` are [B,S], the true positions to which the family adds each token's number.
+    """
+    if queries.dim() == 2:
+        queries = queries - torch.arange(queries.shape[1])
+    distance = (queries[..., :, None] - keys[None, :]).reshape(-1, 1, states.shape[1], keys.shape[0])
+    biases = (states @ self.proj).transpose(1, 2)
+    places = distance.clamp(0, self.rel_extent - 1).expand(*biases.shape[:2], -1, -1)
+    is_near = (distance >= 0) & (distance < self.rel_extent)
+    return biases.gather(-1, places).masked_fill(~is_near, 0.0)

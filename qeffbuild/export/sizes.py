@@ -6,14 +6,19 @@ text of the trace. Nothing in the graph says so: another text would fail in a se
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import sympy
 import torch
+from torch._dynamo.exc import UserError
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+from qeffbuild.export.reasons import MODELING
 from qeffbuild.signature import Axis
 
 CTX_LEN = "ctx_len"
@@ -26,6 +31,30 @@ _SHORTEST = _CONTEXTS[0]
 
 class FixedAxis(Exception):
     """The trace holds for some sizes only; the message says for which, and whose line of code made it so."""
+
+
+@contextlib.contextmanager
+def named_constants() -> Iterator[None]:
+    """Inside the block, a trace that fails because a size became a number says by whose line of code it did."""
+    plain, found = ShapeEnv._set_replacement, list[tuple[int, str]]()
+
+    def noted(env: Any, symbol: Any, size: Any, message: str) -> None:
+        if size.is_Integer:
+            lines = [frame for frame in traceback.extract_stack() if MODELING.search(frame.filename)]
+            found.extend((int(size), _said(frame)) for frame in lines[-1:])
+        plain(env, symbol, size, message)
+
+    ShapeEnv._set_replacement = noted  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    except UserError:
+        if not found:
+            raise
+        size, place = found[0]
+        why = f"its trace holds only for inputs that are {size} long: its code goes along them in Python{place}"
+        raise FixedAxis(why) from None
+    finally:
+        ShapeEnv._set_replacement = plain  # type: ignore[method-assign]
 
 
 def contexts(most: int | None) -> dict[str, Sequence[int]]:
@@ -107,4 +136,8 @@ def _most(asked: Any, names: Mapping[Any, str], tried: Sequence[int], why: str) 
 
 def _place(guard: Any) -> str:
     frame = guard.sloc.framework_loc
-    return f" ({Path(frame.filename).name}:{frame.lineno}: {frame.line})" if hasattr(frame, "filename") else ""
+    return _said(frame) if hasattr(frame, "filename") else ""
+
+
+def _said(frame: Any) -> str:
+    return f" ({Path(frame.filename).name}:{frame.lineno}: {frame.line})"

@@ -17,7 +17,7 @@ from qeffbuild.export.adapted import adapted
 from qeffbuild.export.decoder import INPUTS, Decoder
 from qeffbuild.export.interfaces import AttentionChoice, interfaces, use
 from qeffbuild.export.shrink import positions
-from qeffbuild.export.sizes import FixedAxis, contexts, longest_context
+from qeffbuild.export.sizes import FixedAxis, contexts, longest_context, named_constants
 from qeffbuild.export.transformers_patches import to_onnx_program, traceable
 from qeffbuild.signature import Axis
 
@@ -34,7 +34,7 @@ def trace(decoder: Decoder, choice: AttentionChoice, *, decompose: bool) -> tupl
     """
     specs = decoder.form.states
     use(decoder.model, decoder.recipe.attention)
-    with interfaces(choice), adapted(decoder.model), traceable(decoder.model):
+    with interfaces(choice), adapted(decoder.model), traceable(decoder.model), named_constants():
         program = torch.export.export(decoder, _example(decoder), dynamic_shapes=_free_axes(decoder), strict=False)
     longest, why = longest_context(program, list(_axes(decoder)), contexts(positions(decoder.model.config)))
     if longest is not None and not decoder.recipe.recompute:

@@ -153,6 +153,9 @@ CASES: list[tuple[str, dict[str, Any]]] = [
         index_topk_blocks=3, index_local_blocks=1, index_n_heads=4, index_head_dim=16)),
     ("deepseek_v4", dict(index_topk=512)),
     ("bailing_hybrid", dict(layer_types=["linear_attention"] * 2)),
+    ("inkling_text", dict(log_scaling_n_floor=3, sliding_window_size=4, rel_extent=9)),
+    ("xlnet", dict(clamp_len=3)),
+    ("xmod", dict(languages=["en_XX", "de_DE", "fr_XX"], default_language="de_DE", adapter_layer_norm=True)),
 ]
 # fmt: on
 

@@ -10,7 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from cases import CASES, made, named, text
-from check import LONG, TOLERANCE, check_configuration
+from check import LONG, TOLERANCE, check, check_configuration
 from draw import drawn
 from vary import IMPOSSIBLE, NOT_CAUSAL, varied_once
 from whole import exported_whole
@@ -51,6 +51,28 @@ def test_gpt_neo_keeps_its_keys_and_values_in_spite_of_its_table_of_masks(tmp_pa
     said = check_configuration("gpt_neo", lambda: made(WINDOWED), tmp_path, text(WINDOWED), as_packaged=True)
 
     assert said.mechanism == "attention interface"
+    assert said.holds(), said.errors
+
+
+@pytest.mark.parametrize(
+    "model_type",
+    ["openai-gpt", *(pytest.param(name, marks=pytest.mark.slow) for name in ("xlm", "xlnet", "xmod", "roformer"))],
+)
+def test_a_family_whose_cache_is_none_or_of_no_use_keeps_its_keys_and_values(model_type, tmp_path):
+    said = check(model_type, tmp_path)
+
+    assert said.states == ["key", "value"]
+    assert said.holds(), said.errors
+
+
+@pytest.mark.slow
+def test_inkling_grows_its_queries_by_true_positions(tmp_path):
+    number = next(number for number, (family, _) in enumerate(CASES) if family == "inkling_text")
+    said = check_configuration(
+        "inkling_text", lambda: made(number), tmp_path, text(number), as_packaged=True, long=LONG
+    )
+
+    assert said.states == ["conv", "key", "value"]
     assert said.holds(), said.errors
 
 

@@ -32,7 +32,7 @@ def exported_tiny(root: Path, model_type: str) -> tuple[Path, Path]:
     fetched, exported = root / "fetch", root / "export"
     fetched.mkdir()
     exported.mkdir()
-    tiny = {"scale": "tiny", "model_type": model_type, "seed": 0}
+    tiny = {"scale": "tiny", "model_type": model_type, "seed": 0, "task": "causal-lm"}
     fetch.run(Work(name="fetch", params=tiny, inputs={}, leaves={}, out=fetched))
     asked = {"dtype": "float32", "task": "causal-lm", "trust_remote_code": False}
     export.run(Work(name="export", params=asked, inputs={"model": fetched}, leaves={}, out=exported))

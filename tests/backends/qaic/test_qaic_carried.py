@@ -81,7 +81,7 @@ def greedy(fetch: Path, prompt: list[int]) -> list[int]:
     [
         ("lfm2", "past_conv.0 passes from token to token by a loop", "specialization.prefill_seq_len=256"),
         ("mamba2", "past_conv.0 passes from token to token by a loop", "specialization.prefill_seq_len=64"),
-        ("openai-gpt", "past_token.0 is the text itself", "backend=onnxruntime"),
+        ("reformer", "past_token.0 is the text itself", "backend=onnxruntime"),
     ],
 )
 def test_a_form_that_the_compiler_does_not_have_is_named(exported, model_type, found, move):
