@@ -17,7 +17,7 @@ from qeffbuild.export.language import Language
 from qeffbuild.export.recipes import Recipe
 from qeffbuild.export.selfcheck import TOLERANCE, Disagreement
 from qeffbuild.export.states import CacheForm, accepts
-from qeffbuild.export.vision import Picture, Vision, _rows, looked
+from qeffbuild.export.vision import Picture, Vision, _rows, features_of, looked
 from qeffbuild.models.image_positions import RULE, positions_of
 
 BEFORE, AFTER, DECODED = (5, 9), (6, 4), 3
@@ -54,10 +54,11 @@ def reference(model: Any, picture: Picture, *, whole_prompts: bool) -> Expected:
     rows, is_listed = [], False
     for number, (before, after) in enumerate(zip(BEFORE, AFTER, strict=True)):
         pixels = picture.pixels * (1 - 0.4 * number)
-        features = looked(model, pixels, picture.geometry)
-        is_listed = isinstance(features.pooler_output, list | tuple)
-        vision = Vision(model, picture, attention="eager")(pixels)
-        size = _rows(features.pooler_output).shape[0]
+        features = features_of(looked(model, pixels, picture.geometry))
+        is_listed = isinstance(features, list | tuple)
+        with adapted(model):
+            vision = Vision(model, picture, attention="eager")(pixels)
+        size = _rows(features).shape[0]
         tokens = _tokens(model, number, before, size, after + DECODED)
         image = (before, before + size)
         expected = model(
@@ -97,7 +98,8 @@ def _positions(model: Any, tokens: torch.Tensor, picture: Picture) -> torch.Tens
 @torch.no_grad()
 def check_vision(model: Any, picture: Picture, attention: str, expected: Expected) -> float:
     """How far the vision graph's embeddings would be from PyTorch's, of their spread."""
-    made = Vision(model, picture, attention=attention)(picture.pixels)
+    with adapted(model):
+        made = Vision(model, picture, attention=attention)(picture.pixels)
     pairs = zip(made, expected.rows[0].vision, strict=True)
     return max(float((ours - theirs).abs().max() / theirs.std()) for ours, theirs in pairs)
 

@@ -93,7 +93,7 @@ class Language(Decoder):
         embeddings, *layers = chosen
         pooled = [embeddings.flatten(0, 1)] if self.is_listed else embeddings
         stacks = [[layer.flatten(0, 1)] for layer in layers[0].unbind(1)] if layers else None
-        return SimpleNamespace(pooler_output=pooled, deepstack_features=stacks)
+        return SimpleNamespace(pooler_output=pooled, last_hidden_state=embeddings, deepstack_features=stacks)
 
 
 def _taken(embeddings: torch.Tensor, is_image: torch.Tensor, image_idx: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from onnxscript import opset20 as op
+from torch.utils._python_dispatch import _disable_current_modes
 
 aten = torch.ops.aten
 
@@ -98,6 +99,29 @@ def _conv2d_named_padding(
     return op.Conv(*inputs, strides=list(stride), auto_pad=named, dilations=list(dilation), group=groups)
 
 
+def _resized(mode: str, *, antialias: bool) -> Callable[..., Any]:
+    """[N,C,H,W] of known sizes at another size: each row, then each column, is a sum of others with fixed weights."""
+
+    def resize(self: Any, output_size: Sequence[int], align_corners: bool, scale_factors: Any = None) -> Any:
+        def weights(old: int, new: int, *, turned: bool) -> Any:
+            options: dict[str, Any] = {"mode": mode, "align_corners": align_corners, "antialias": antialias}
+            with _disable_current_modes():  # numbers, in the midst of a trace
+                grid = torch.nn.functional.interpolate(torch.eye(old)[None, None], size=(new, old), **options)[0, 0]
+                return _matrix((grid.T if turned else grid).tolist(), self)
+
+        (height, width), (new_height, new_width) = self.shape[2:], output_size
+        rows, columns = weights(height, new_height, turned=False), weights(width, new_width, turned=True)
+        return op.MatMul(op.MatMul(rows, self), columns)
+
+    return resize
+
+
+def _matrix(numbers: list[list[float]], like: Any) -> Any:
+    flat: Any = op.Constant(value_floats=[number for row in numbers for number in row])
+    shape: Any = op.Constant(value_ints=[len(numbers), len(numbers[0])])
+    return op.CastLike(op.Reshape(flat, shape), like)
+
+
 TRANSLATIONS: dict[Any, Callable[..., Any]] = {
     aten.split.Tensor: _split,
     aten.split_with_sizes.default: _split_with_sizes,
@@ -109,4 +133,8 @@ TRANSLATIONS: dict[Any, Callable[..., Any]] = {
     aten.var.dim: _var,
     aten.conv2d.padding: _conv2d_named_padding,
     aten.conv3d.default: _conv3d,
+    aten.upsample_bilinear2d.vec: _resized("bilinear", antialias=False),
+    aten.upsample_bicubic2d.vec: _resized("bicubic", antialias=False),
+    aten._upsample_bilinear2d_aa.vec: _resized("bilinear", antialias=True),
+    aten._upsample_bicubic2d_aa.vec: _resized("bicubic", antialias=True),
 }

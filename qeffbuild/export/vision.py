@@ -69,7 +69,7 @@ class Vision(nn.Module):
         (pixel_values,) = tensors
         with _attending(self.model, self.attention, self.own), ComputedNow(self.picture.pixels):
             made = looked(self.model, pixel_values, self.picture.geometry)
-            embeddings = _rows(made.pooler_output)[None]
+            embeddings = _rows(features_of(made))[None]
             layers = getattr(made, "deepstack_features", None)
             if not layers:
                 return (embeddings,)
@@ -82,6 +82,12 @@ def looked(model: Any, pixels: torch.Tensor, geometry: Mapping[str, Any]) -> Any
     if part is None:
         raise ValueError(f"it has no {LOOK}: what it sees is no embeddings in place of tokens")
     return getattr(part, LOOK)(pixels, **geometry, return_dict=True)
+
+
+def features_of(looked_at: Any) -> Any:
+    """What takes the place of tokens: what was pooled, or where nothing was, what the vision part ends with."""
+    pooled = getattr(looked_at, "pooler_output", None)
+    return looked_at.last_hidden_state if pooled is None else pooled
 
 
 def stacked_layers(model: Any) -> int:
@@ -108,7 +114,8 @@ class ComputedNow(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-        if any(is_fake(tensor) for tensor in tensors):
+        # What is empty waits for results, so it is recorded, too.
+        if func is torch.empty or any(is_fake(tensor) for tensor in tensors):
             return self._traced(func, args, kwargs)
         with _disable_current_modes():
             return func(*args, **kwargs)

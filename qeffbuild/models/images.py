@@ -40,10 +40,15 @@ def size_of(config: Any, asked: Sequence[int]) -> Size:
 
 
 def processed(processor: Any, images: Sequence[Any]) -> dict[str, Any]:
-    """What the processor makes of images alone: pixels, grids, masks, as torch tensors."""
+    """What the processor makes of images alone: pixels, grids, masks, as torch tensors. Pixels are float32."""
     text = " ".join([processor.image_token] * len(images))
     made = processor(text=[text], images=[list(images)], return_tensors="pt")
-    return {name: value for name, value in made.items() if name not in _TEXT}
+    told = {name: value for name, value in made.items() if name not in _TEXT}
+    return told | {name: value.float() for name, value in told.items() if _is_narrow(value)}
+
+
+def _is_narrow(value: Any) -> bool:
+    return hasattr(value, "is_floating_point") and value.is_floating_point() and value.element_size() < 4
 
 
 def blank(size: Size, count: int = 1) -> list[Any]:

@@ -79,10 +79,10 @@ def class_of(model_type: str) -> Any:
     whole = getattr(module, str(name))
 
     def parts(cls: Any, folder: str, processor_dict: Any = None, **kwargs: Any) -> list[Any]:
-        from transformers import AutoImageProcessor, AutoTokenizer
+        from transformers import AutoTokenizer
 
         made = {
-            "image_processor": lambda: AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True),
+            "image_processor": lambda: _cutter(Path(folder)),
             "tokenizer": lambda: AutoTokenizer.from_pretrained(folder, local_files_only=True),
         }
         return [made[part]() if part in made else None for part in whole.get_attributes()]
@@ -92,6 +92,19 @@ def class_of(model_type: str) -> Any:
 
     methods = {"_get_arguments_from_pretrained": classmethod(parts), "check_argument_for_proper_class": check}
     return type(whole.__name__, (whole,), methods)
+
+
+def _cutter(folder: Path) -> Any:
+    """The part for images, by the class that the folder names."""
+    from transformers import AutoImageProcessor
+    from transformers.image_processing_base import ImageProcessingMixin
+
+    from qeffbuild.models.tensor_images import class_named
+
+    said, _ = ImageProcessingMixin.get_image_processor_dict(str(folder), local_files_only=True)
+    if name := said.get("image_processor_type"):
+        return class_named(name).from_pretrained(str(folder), local_files_only=True)
+    return AutoImageProcessor.from_pretrained(str(folder), backend="pil", local_files_only=True)
 
 
 def _module_of(name: str) -> Any:
@@ -112,7 +125,13 @@ def _stand_in(family: str) -> None:
     """Some processors import a function from their image processor's torchvision form; the other has it too."""
     from importlib.util import find_spec
 
+    from qeffbuild.models.tensor_images import standing_in
+
     room = f"transformers.models.{family}"
     wanted, other = f"{room}.image_processing_{family}", f"{room}.image_processing_pil_{family}"
-    if find_spec("torchvision") is None and wanted not in sys.modules and find_spec(other) is not None:
+    if find_spec("torchvision") is not None or wanted in sys.modules:
+        return
+    if find_spec(other) is not None:
         sys.modules[wanted] = importlib.import_module(other)
+    elif find_spec(wanted) is not None:
+        standing_in(wanted)

@@ -9,8 +9,10 @@ from typing import Any
 
 from qeffbuild.errors import ModelError
 from qeffbuild.models.tiny_families import TABLE, Family
+from qeffbuild.models.tiny_more_families import MORE
 
-FAMILIES = tuple(TABLE)
+_KNOWN = {**TABLE, **MORE}
+FAMILIES = tuple(sorted(_KNOWN))
 
 
 def write_tiny_seeing(folder: Path, model_type: str, *, seed: int, tokenizer: Path) -> None:
@@ -19,11 +21,12 @@ def write_tiny_seeing(folder: Path, model_type: str, *, seed: int, tokenizer: Pa
     import transformers
 
     from qeffbuild.models.processor import class_of
+    from qeffbuild.models.tensor_images import class_named
 
-    if model_type not in TABLE:
+    if model_type not in _KNOWN:
         found = f"model.scale: no tiny {model_type} is known"
         raise ModelError("model.unsupported", found, hint=f"those that see are {', '.join(FAMILIES)}")
-    family = TABLE[model_type]
+    family = _KNOWN[model_type]
     words = _tokenizer(tokenizer, family.tokens)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -32,7 +35,7 @@ def write_tiny_seeing(folder: Path, model_type: str, *, seed: int, tokenizer: Pa
     end = words.eos_token_id
     model.generation_config = transformers.GenerationConfig(bos_token_id=end, eos_token_id=end, pad_token_id=end)
     model.save_pretrained(folder)
-    getattr(transformers, family.cutter)(**family.cutting).save_pretrained(folder)
+    class_named(family.cutter)(**family.cutting).save_pretrained(folder)
     words.save_pretrained(folder)
     said = {"processor_class": class_of(model_type).__name__, **family.processor}
     (folder / "processor_config.json").write_text(json.dumps(said, indent=1, sort_keys=True) + "\n")

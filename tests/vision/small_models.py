@@ -41,7 +41,7 @@ def greedy_by_transformers(
     model = AutoModelForImageTextToText.from_pretrained(folder, attn_implementation="eager").eval()
     answers = []
     for prompt, image in zip(prompts, images, strict=True):
-        said = processor(text=[prompt], images=[[read_image(image)]], return_tensors="pt")
+        said = processor(text=[prompt], images=[[read_image(image)]], return_tensors="pt").to(model.dtype)
         with torch.no_grad():
             made = model.generate(**said, max_new_tokens=STEPS, min_new_tokens=STEPS, do_sample=False)
         answers.append(made[0, said["input_ids"].shape[1] :].tolist())

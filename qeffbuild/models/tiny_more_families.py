@@ -1,0 +1,69 @@
+"""More small random models of families that see: those whose processors cut images by tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from qeffbuild.models.tiny_families import _EYE, _IMAGE, _SIGLIP, _SQUARE, _TEXT, Family
+
+_SLIDING = {"sliding_window": 12, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+
+
+def _llama4() -> Family:
+    text: dict[str, Any] = {
+        **_TEXT, "model_type": "llama4_text", "intermediate_size_mlp": 128, "num_local_experts": 4,
+        "interleave_moe_layer_step": 2, "attention_chunk_size": 16, "no_rope_layers": [1, 0, 1],
+        "layer_types": ["chunked_attention", "full_attention", "chunked_attention"],
+    }  # fmt: skip
+    eye: dict[str, Any] = {
+        **_EYE, "model_type": "llama4_vision_model", "vision_output_dim": 48, "projector_input_dim": 48,
+        "projector_output_dim": 48, "intermediate_size": 128,
+    }  # fmt: skip
+    words = ("image_start", "image_end", "tile_x_separator", "tile_y_separator", "patch", "image")
+    return Family(
+        config={"vision_config": eye, "text_config": text},
+        tokens={word: f"<|{word}|>" for word in words},
+        ids={"image_token_index": "patch", "boi_token_index": "image_start", "eoi_token_index": "image_end"},
+        cutter="Llama4ImageProcessor",
+        cutting={"size": _SQUARE, "max_patches": 4},
+        processor={"patch_size": 4},
+    )
+
+
+def _cohere2_vision() -> Family:
+    tokens = {**_IMAGE, "boi": "<|START_OF_IMG|>", "eoi": "<|END_OF_IMG|>", "img_line_break": "<|IMG_LINE_BREAK|>"}
+    return Family(
+        config={
+            "vision_config": _SIGLIP,
+            "text_config": {"model_type": "cohere2", **_TEXT, **_SLIDING},
+            "alignment_intermediate_size": 64,
+        },
+        tokens=tokens,
+        ids={"image_token_id": "image"},
+        cutter="Cohere2VisionImageProcessor",
+        cutting={"size": _SQUARE, "patch_size": 2, "max_patches": 4},
+    )
+
+
+def _lfm2_vl() -> Family:
+    tiles = {f"tile{row}{column}": f"<|img_row_{row}_col_{column}|>" for row in range(1, 4) for column in range(1, 4)}
+    text = {"model_type": "lfm2", **_TEXT, "layer_types": ["conv", "full_attention", "conv"], "block_ff_dim": 128}
+    eye = {**_EYE, "model_type": "siglip2_vision_model", "num_patches": 16, "vision_use_head": False}
+    words = {"image_start": "<|image_start|>", "image_end": "<|image_end|>", "thumb": "<|img_thumbnail|>"}
+    return Family(
+        config={"vision_config": eye, "text_config": text, "projector_hidden_size": 64},
+        tokens={**_IMAGE, **words, **tiles},
+        ids={"image_token_id": "image"},
+        cutter="Lfm2VlImageProcessor",
+        cutting={
+            "encoder_patch_size": 4,
+            "tile_size": 16,
+            "min_image_tokens": 2,
+            "max_image_tokens": 6,
+            "max_tiles": 4,
+        },
+    )
+
+
+MORE: Mapping[str, Family] = {"cohere2_vision": _cohere2_vision(), "lfm2_vl": _lfm2_vl(), "llama4": _llama4()}
