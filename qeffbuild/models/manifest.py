@@ -8,10 +8,12 @@ from typing import Any
 from qeffbuild.models.config import text_config
 
 # What transformers' generation does beyond choosing the likeliest token.
+_RULES = (
+    "forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens", "bad_words_ids",
+    "no_repeat_ngram_size", "min_length",
+)  # fmt: skip
 _GENERATION = (
-    "decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens",
-    "bad_words_ids", "no_repeat_ngram_size", "min_length", "is_multilingual", "lang_to_id", "task_to_id",
-    "no_timestamps_token_id",
+    "decoder_start_token_id", *_RULES, "is_multilingual", "lang_to_id", "task_to_id", "no_timestamps_token_id",
 )  # fmt: skip
 
 
@@ -34,16 +36,18 @@ def model_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
         "bos_token_id": said.get("bos_token_id"),
         "pad_token_id": said.get("pad_token_id"),
         "max_position_embeddings": longest,
-        **_of_task(facts["task"], said),
+        **_of_task(facts["task"], said, facts["generation_config"] or {**text, **config}),
     }
 
 
-def _of_task(task: str, said: Mapping[str, Any]) -> dict[str, Any]:
-    """What only the runtime of this task asks for."""
+def _of_task(task: str, said: Mapping[str, Any], rules: Mapping[str, Any]) -> dict[str, Any]:
+    """What only the runtime of this task asks for. `rules` are said by one file: transformers does not join the two."""
     if task == "sequence-classification":
         labels = said.get("id2label") or {}
         many = said.get("problem_type") == "multi_label_classification"
         return {"labels": [labels[key] for key in sorted(labels, key=int)], "many_labels": many}
     if task in ("speech-seq2seq", "text-seq2seq"):
         return {key: said.get(key) for key in _GENERATION}
+    if task in ("causal-lm", "image-text"):  # few of them have any
+        return {key: rules[key] for key in _RULES if rules.get(key) not in (None, [])}
     return {}

@@ -227,9 +227,11 @@ class Stream:
         return choose(logits_BV, [answer.slot for answer in turn.ready], samplers)
 
     def _begin(self, answers: Sequence[Answer]) -> None:
-        vocab_size, tokenizer = self._engine.limits.vocab_size, self._engine.tokenizer
-        for request in (answer.request for answer in answers):
-            self._samplers[request.id] = Sampler(request.decoding, request.token_ids, vocab_size)
+        limits, tokenizer = self._engine.limits, self._engine.tokenizer
+        for answer in answers:
+            request, rules = answer.request, limits.rules
+            said = request.decoding, request.token_ids, limits.vocab_size
+            self._samplers[request.id] = Sampler(*said, rules, answer.most_tokens)
             if tokenizer is not None:
                 self._texts[request.id] = TextStream(tokenizer)
 

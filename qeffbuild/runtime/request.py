@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from qeffbuild.errors import RunError
+from qeffbuild.runtime.rules import Rules
 from qeffbuild.spec.types import DecodingSpec
 
 Finish = Literal["eos", "length"]
@@ -23,6 +24,7 @@ class Limits:
     eos_token_ids: frozenset[int] = frozenset()
     logits_to_keep: int = 1  # of a prefill's tokens, how many of the last; 0: all
     draft_lengths: tuple[int, ...] = ()  # tokens that one run may verify, rising; none: it does not speculate
+    rules: Rules | None = None  # what the model must and must not say
     is_continuous: bool = False  # a finished row is refilled while the others go on
 
     @classmethod
@@ -39,6 +41,7 @@ class Limits:
             eos_token_ids=frozenset(model["eos_token_id"] or ()),
             logits_to_keep=shape.get("logits_to_keep", 1),
             draft_lengths=tuple(sorted(length for length in shape.get("num_speculative_tokens") or () if length)),
+            rules=Rules.if_any(model),
             is_continuous=is_continuous,
         )
 

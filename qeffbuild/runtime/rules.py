@@ -33,10 +33,16 @@ class Rules:
             never=(*(model.get("suppress_tokens") or ()), *words),
             never_first=tuple(model.get("begin_suppress_tokens") or ()),
             forced_first=model.get("forced_bos_token_id"),
-            forced_last=last[0] if isinstance(last, list) and last else last or None,
+            forced_last=next(iter(last), None) if isinstance(last, list) else last,
             no_repeat=model.get("no_repeat_ngram_size") or 0,
             least=model.get("min_length") or 0,
         )
+
+    @classmethod
+    def if_any(cls, model: Mapping[str, Any]) -> Rules | None:
+        """The same, or None of a model that is free to say anything, which is most."""
+        rules = cls.of(model)
+        return None if rules == cls(eos=rules.eos) else rules
 
     def apply(self, logits_V: np.ndarray, token_ids: Sequence[int], start: int, most: int) -> None:
         """Changes the scores of the token after `token_ids`, of which the first `start` were given."""

@@ -15,6 +15,7 @@ from math import isfinite
 import numpy as np
 
 from qeffbuild.errors import RunError
+from qeffbuild.runtime.rules import Rules
 from qeffbuild.spec.types import DecodingSpec
 
 _BLOCK = 64
@@ -24,14 +25,23 @@ NOT_FINITE = "look for NaN in the weights, or build with model.dtype=float32"
 class Sampler:
     """The choices of one request: its random stream, and the tokens that the penalties look at.
 
-    The stream depends on the seed alone: a request draws the same tokens whatever runs beside it.
+    The stream depends on the seed alone: a request draws the same tokens whatever runs beside it. `rules` come before
+    all penalties; they count the tokens, of which there are `most` in the end.
     """
 
-    __slots__ = ("_answered", "_decoding", "_random", "_seen", "is_argmax")
+    __slots__ = ("_answered", "_decoding", "_most", "_prompt", "_random", "_rules", "_seen", "_token_ids", "is_argmax")
 
-    def __init__(self, decoding: DecodingSpec, prompt: Sequence[int], vocab_size: int) -> None:
+    def __init__(
+        self,
+        decoding: DecodingSpec,
+        prompt: Sequence[int],
+        vocab_size: int,
+        rules: Rules | None = None,
+        most: int = 0,
+    ) -> None:
         is_penalised = decoding.repetition_penalty != 1.0 or decoding.presence_penalty != 0.0
-        self.is_argmax = decoding.temperature == 0.0 and not is_penalised
+        self.is_argmax = decoding.temperature == 0.0 and not is_penalised and rules is None
+        self._rules, self._prompt, self._token_ids, self._most = rules, len(prompt), list(prompt), most
         self._decoding = decoding
         self._random = np.random.default_rng(decoding.seed) if decoding.temperature else None
         self._seen = self._answered = np.zeros(0, bool)
@@ -41,10 +51,15 @@ class Sampler:
 
     def choose(self, logits_V: np.ndarray) -> int:
         """The next token; remembered for the penalties of the one after."""
+        if self._rules is not None:
+            logits_V = np.array(logits_V)
+            self._rules.apply(logits_V, self._token_ids, self._prompt, self._most)
         penalised = self._penalise(logits_V) if self._seen.size else logits_V
         token_id = int(penalised.argmax()) if self._random is None else self._draw(penalised, self._random)
         if self._seen.size:
             self._seen[token_id] = self._answered[token_id] = True
+        if self._rules is not None:
+            self._token_ids.append(token_id)
         return token_id
 
     def _penalise(self, logits_V: np.ndarray) -> np.ndarray:

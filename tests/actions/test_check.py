@@ -160,6 +160,20 @@ def test_an_end_of_text_beyond_the_vocabulary_is_a_familys_default_and_ends_noth
     assert model_facts(facts)["eos_token_id"] == []
 
 
+def test_what_a_decoder_must_say_is_told_by_its_generation_config_where_it_has_one(folder: Path) -> None:
+    configure(folder, forced_bos_token_id=0, forced_eos_token_id=2)
+    checked(folder)
+    facts = json.loads((folder.parent / "fetched" / "facts.json").read_text())
+
+    by_config, by_both = (
+        model_facts({**facts, "generation_config": said}) for said in (None, {"no_repeat_ngram_size": 3})
+    )
+
+    assert (by_config["forced_bos_token_id"], by_config["forced_eos_token_id"]) == (0, 2)
+    assert by_both["no_repeat_ngram_size"] == 3
+    assert "forced_bos_token_id" not in by_both
+
+
 def test_a_padding_token_beyond_the_vocabulary_is_refused(folder: Path) -> None:
     configure(folder, pad_token_id=5000)
 

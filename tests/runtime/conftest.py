@@ -14,6 +14,7 @@ import pytest
 
 from qeffbuild.runtime.engine import Engine
 from qeffbuild.runtime.request import Limits
+from qeffbuild.runtime.rules import Rules
 from qeffbuild.runtime.tokenizer import Tokenizer
 from qeffbuild.signature import IoSignature, Tensor
 
@@ -108,6 +109,7 @@ def toy() -> Callable[..., tuple[Engine, ToyModel, ToySession]]:
         eos: Sequence[int] = (),
         tokenizer: Tokenizer | None = None,
         logits_to_keep: int = 1,
+        rules: Rules | None = None,
         seed: int = 0,
     ) -> tuple[Engine, ToyModel, ToySession]:
         model = ToyModel(ctx_len, seed)
@@ -120,6 +122,7 @@ def toy() -> Callable[..., tuple[Engine, ToyModel, ToySession]]:
             eos_token_ids=frozenset(eos),
             is_continuous=is_continuous,
             logits_to_keep=logits_to_keep,
+            rules=rules,
         )
         return Engine(session, limits, tokenizer or Letters()), model, session
 

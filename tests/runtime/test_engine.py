@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from qeffbuild.errors import RunError
 from qeffbuild.runtime.engine import Engine
+from qeffbuild.runtime.rules import Rules
 from qeffbuild.spec.types import DecodingSpec
 
 
@@ -74,6 +75,18 @@ def test_generation_ends_at_any_eos_token_or_at_a_length_and_says_which(toy):
     assert (list(stopped.token_ids), stopped.finish) == (expected[: end + 1], "eos")
     assert (list(limited.token_ids), limited.finish) == (expected[:3], "length")
     assert (list(ignored.token_ids), ignored.finish) == (expected, "length")
+
+
+def test_a_model_says_first_last_and_never_what_it_is_told(toy):
+    long, short = prompts_of(6, 1)
+    _, model, _ = toy()
+    never = model.greedy(long, 1)[0]
+    engine, _, _ = toy(slots=2, rules=Rules(eos=(), never=(never,), forced_first=7, forced_last=0))
+
+    of_long, of_short = answers(engine, [long, short], max_new_tokens=4)
+
+    assert (len(of_long), of_long[-1], never in of_long) == (4, 0, False)
+    assert (len(of_short), of_short[0], of_short[-1]) == (4, 7, 0)  # the second token of a text is the forced one
 
 
 def test_an_answer_may_fill_the_context_to_its_last_slot(toy):
