@@ -62,11 +62,12 @@ def admit(spec: BuildSpec, *, frozen: bool = False) -> BuildSpec:
         check_task(spec, _TASK_OF_GGUF)
         return spec
     from qeffbuild.models.adapters import fit_adapter
-    from qeffbuild.models.fit import fit
+    from qeffbuild.models.fit import bounded, fit
     from qeffbuild.models.tokenizer import refuse_missing
 
     facts = _facts_of(model)
     check_task(spec, facts.task)
+    spec = bounded(spec, facts)
     fit(spec, facts)
     for name, folder in spec.adapters.items():
         fit_adapter(name, Path(folder), facts.tensors)

@@ -19,6 +19,7 @@ from qeffbuild.spec.types import BackendSpec, BuildSpec, ModelSpec, Quantization
 
 PACKAGED = "package:"  # model.path=package:models/demo lies in this package, wherever it is installed
 _OWN = ("model", "quantization")  # groups with paths of files that come with the package
+_DEFAULT = "specialization/chat.yaml"  # what is chosen where nothing is
 _PROSE = ("prompts", "model.example_prompts")
 
 
@@ -39,6 +40,7 @@ def from_config(values: Mapping[str, Any], *, origins: Mapping[str, str] = Mappi
         quantization=_calibrated(door.record("quantization", QuantizationSpec, values.get("quantization", {}))),
         **{name: door.record(name, cls, values.get(name, {})) for name, cls in GROUPS.items() if name not in _OWN},
         **{name: door.value(name, key, values[name]) for name, key in root_keys().items() if name in values},
+        is_ctx_len_asked=_DEFAULT not in origins.get("specialization.ctx_len", ""),
     )
     checks.check(spec, origins)
     return spec

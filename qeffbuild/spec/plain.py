@@ -10,10 +10,13 @@ from qeffbuild import paths
 from qeffbuild.spec.load import PACKAGED
 from qeffbuild.spec.types import BuildSpec
 
+_NOT_SAID = ("backend", "is_ctx_len_asked")  # the first in words of its own, the second by the origins of a file
+
 
 def plain(spec: BuildSpec) -> dict[str, Any]:
     """The same text on every machine: a folder of this package is named `package:`, not by its path."""
-    said = {field.name: _json(_fields(getattr(spec, field.name))) for field in fields(spec) if field.name != "backend"}
+    names = (field.name for field in fields(spec) if field.name not in _NOT_SAID)
+    said = {name: _json(_fields(getattr(spec, name))) for name in names}
     said["backend"] = {"name": spec.backend.name, **_json(asdict(spec.backend.options))}
     if spec.model.path is not None and Path(spec.model.path).is_relative_to(paths.HERE):
         said["model"]["path"] = f"{PACKAGED}{Path(spec.model.path).relative_to(paths.HERE).as_posix()}"

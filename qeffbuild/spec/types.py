@@ -332,6 +332,7 @@ class BuildSpec:
     adapters: Mapping[str, str]
     transforms: TransformsSpec = field(default_factory=TransformsSpec)
     gate: GateSpec = field(default_factory=GateSpec)
+    is_ctx_len_asked: bool = field(default=True, compare=False)  # false where it is what everyone gets
     launch: LaunchSpec
     cache: CacheSpec
     prompts: tuple[str, ...] = option((), "what `run` answers; none: the model's example prompts")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ from plain import plain
 
 from qeffbuild.errors import SpecError
 from qeffbuild.models import DEMO, Facts, fit, read_facts
-from qeffbuild.models.fit import fit_values
+from qeffbuild.models.fit import bounded, fit_values
 from qeffbuild.models.weights import Tensor
 from qeffbuild.spec.types import ModelSpec, SpecializationSpec
 
@@ -33,6 +34,15 @@ def test_a_context_beyond_the_models_positions_names_both_ends() -> None:
     assert "1 to 64" in problem.message
     assert problem.hint is not None
     assert "model.allow_extended_context=true" in problem.hint
+
+
+def test_a_context_that_nobody_chose_ends_where_the_models_positions_do() -> None:
+    said = plain("onnxruntime", model=ModelSpec(path="somewhere"), specialization=SpecializationSpec(ctx_len=128))
+
+    usual = bounded(replace(said, is_ctx_len_asked=False), LLAMA)
+
+    assert (usual.specialization.ctx_len, usual.specialization.prefill_seq_len) == (64, 32)
+    assert bounded(said, LLAMA) is said  # and is refused
 
 
 def test_a_longer_context_may_be_allowed() -> None:
