@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 from qeffbuild import backends, paths
 from qeffbuild.errors import ModelError, PathError
 from qeffbuild.plan import Goal, Plan, resolve
+from qeffbuild.spec.checks import check
 from qeffbuild.spec.for_task import check_task
 from qeffbuild.spec.load import from_config
 from qeffbuild.spec.types import BuildSpec, ModelSpec
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
     from qeffbuild.models import Facts
 
     Stamp = tuple[str, int, int]  # name, bytes, time of the last change
+
+
+log = logging.getLogger(__name__)
 
 
 def compose(overrides: Sequence[str] = (), *, conf_dirs: Sequence[Path] | None = None) -> BuildSpec:
@@ -62,7 +67,7 @@ def admit(spec: BuildSpec, *, frozen: bool = False) -> BuildSpec:
         check_task(spec, _TASK_OF_GGUF)
         return spec
     from qeffbuild.models.adapters import fit_adapter
-    from qeffbuild.models.fit import bounded, fit
+    from qeffbuild.models.fit import fit
     from qeffbuild.models.tokenizer import refuse_missing
 
     facts = _facts_of(model)
@@ -73,6 +78,18 @@ def admit(spec: BuildSpec, *, frozen: bool = False) -> BuildSpec:
         fit_adapter(name, Path(folder), facts.tensors)
     refuse_missing(Path(model.path))
     return spec
+
+
+def bounded(spec: BuildSpec, facts: Facts) -> BuildSpec:
+    """The spec with a context as long as the model has positions, where nobody said how long it is to be."""
+    shapes, highest = spec.specialization, facts.max_position_embeddings
+    if spec.is_ctx_len_asked or highest is None or shapes.ctx_len <= highest or facts.task == "ctc":
+        return spec
+    log.warning("specialization.ctx_len: %s, all the positions that the model has", highest)
+    shorter = replace(shapes, ctx_len=highest, prefill_seq_len=min(shapes.prefill_seq_len, highest))
+    made = replace(spec, specialization=shorter, is_ctx_len_asked=True)
+    check(made, {})
+    return made
 
 
 def known_task(spec: BuildSpec) -> str | None:

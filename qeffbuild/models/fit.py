@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
-from dataclasses import replace
 
 from qeffbuild.errors import SpecError
 from qeffbuild.models.config import number
 from qeffbuild.models.facts import Facts
 from qeffbuild.models.tasks import CTC, GENERATING
-from qeffbuild.spec.checks import check
 from qeffbuild.spec.types import BuildSpec
-
-log = logging.getLogger(__name__)
 
 _INTEGERS = frozenset({"awq", "gptq", "packed"})  # forms whose integers a compiled graph keeps; others become floats
 
@@ -38,18 +33,6 @@ def fit(spec: BuildSpec, facts: Facts) -> None:
         kv_head_replication=spec.model.kv_head_replication,
         allow_extended_context=spec.model.allow_extended_context,
     )
-
-
-def bounded(spec: BuildSpec, facts: Facts) -> BuildSpec:
-    """The spec with a context as long as the model has positions, where nobody said how long it is to be."""
-    shapes, highest = spec.specialization, facts.max_position_embeddings
-    if spec.is_ctx_len_asked or highest is None or shapes.ctx_len <= highest or facts.task == CTC:
-        return spec
-    log.warning("specialization.ctx_len: %s, all the positions that the model has", highest)
-    shorter = replace(shapes, ctx_len=highest, prefill_seq_len=min(shapes.prefill_seq_len, highest))
-    made = replace(spec, specialization=shorter, is_ctx_len_asked=True)
-    check(made, {})
-    return made
 
 
 def fit_values(

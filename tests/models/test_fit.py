@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from plain import plain
 
+from qeffbuild.api.specs import bounded
 from qeffbuild.errors import SpecError
 from qeffbuild.models import DEMO, Facts, fit, read_facts
-from qeffbuild.models.fit import bounded, fit_values
+from qeffbuild.models.fit import fit_values
 from qeffbuild.models.weights import Tensor
 from qeffbuild.spec.types import ModelSpec, SpecializationSpec
 
