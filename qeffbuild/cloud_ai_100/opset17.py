@@ -9,7 +9,6 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from qeffbuild.cloud_ai_100.resized import resized
 from qeffbuild.errors import ModelError
 from qeffbuild.graph.emit import Emitter, replace_value
 from qeffbuild.graph.fold import remove_unread
@@ -102,17 +101,11 @@ def _sampled(emit: Emitter, node: ir.Node) -> None:
     node.attributes["mode"] = ir.AttrString("mode", {"linear": "bilinear", "cubic": "bicubic"}.get(mode, mode))
 
 
-def _resize(emit: Emitter, node: ir.Node) -> ir.Value | None:
-    """Opset 18 brought filters and the choice of axes; sizes that are stretched without a filter are as before."""
-    filters = "antialias" in node.attributes and node.attributes["antialias"].as_int()
-    if filters and (made := resized(emit, node)) is not None:
-        return made
-    if not filters:
-        node.attributes.pop("antialias", None)
-    policy = node.attributes.get("keep_aspect_ratio_policy")
-    if policy is not None and policy.as_string() == "stretch":
-        del node.attributes["keep_aspect_ratio_policy"]
-    return None
+def _resize(emit: Emitter, node: ir.Node) -> None:
+    """Opset 18 brought filters and a policy of sides; without the one, and stretched, a picture is sized as before."""
+    for name, usual in (("antialias", 0), ("keep_aspect_ratio_policy", "stretch")):
+        if name in node.attributes and node.attributes[name].value == usual:
+            del node.attributes[name]
 
 
 def _gelu(emit: Emitter, node: ir.Node) -> ir.Value:

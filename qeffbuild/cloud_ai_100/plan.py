@@ -9,7 +9,7 @@ from qeffbuild.spec.types import BuildSpec, SpecializationSpec
 
 GRAPH_TOOLS = ("ml-dtypes", "numpy", "onnx", "onnx-ir")
 # What keys the other steps of either compiler: modules that copy into folders, and besides, that write documents.
-BRINGS = ("bring", "finish", "images", "layers", "names", "norms", "opset17", "resized")
+BRINGS = ("bring", "finish", "images", "layers", "names", "norms", "opset17")
 RENDERS = (*BRINGS, "context_lengths", "exported", "folder", "image_shapes", "reader_shapes", "specializations")
 RUNS = (1, 16, 32, 64, 256)  # tokens of a run that is done without a loop, by what states it changes
 _ROOM = "qeffbuild.cloud_ai_100"
@@ -57,7 +57,7 @@ def lower(spec: BuildSpec, graph: str, *, sub_functions: bool = False) -> Step:
                 "lower_reader",
                 "merge_speech",
             ),
-            *rooms("names", "norms", "opset17", "resized", "rewriting", "rings"),
+            *rooms("names", "norms", "opset17", "rewriting", "rings"),
         ),
         tools=GRAPH_TOOLS,
     )
