@@ -1,6 +1,7 @@
 """A configuration -> the model's modules: weightless for the trace, or small with random weights for the self-check.
 
-A skeleton's parameters hold no memory, its buffers (rotary tables, slopes) are real and exact.
+A skeleton's parameters hold no memory, its buffers (rotary tables, slopes) are real and exact; what a
+checkpoint stores of them becomes parameters.
 """
 
 from __future__ import annotations

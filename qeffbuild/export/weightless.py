@@ -37,6 +37,7 @@ class Weightless:
     ) -> None:
         self.model: Any = skeleton.skeleton(config, make)
         self.sources = weights.find_sources(self.model, stored)
+        weights.take_in_buffers(self.model, self.sources)
         weights.untie(self.model, self.sources)
         self.names, self.buffers = weights.aliases(self.model), dict(self.model.named_buffers())
         self.shapes = weights.shapes_of(self.model)

@@ -33,6 +33,7 @@ FLOATS = {
     "float16": ir.DataType.FLOAT16,
     "bfloat16": ir.DataType.BFLOAT16,
 }
+PLAIN = {**FLOATS, "int64": ir.DataType.INT64}  # tables of numbers, such as a token's experts
 PACKED = {  # what only parts of encoded weights are stored as
     "int8": ir.DataType.INT8,
     "uint8": ir.DataType.UINT8,
@@ -155,6 +156,16 @@ def shapes_of(model: nn.Module) -> dict[str, torch.Size]:
     return {name: parameter.shape for name, parameter in model.named_parameters(remove_duplicate=False)}
 
 
+def take_in_buffers(model: nn.Module, sources: Sources) -> None:
+    """What a checkpoint stores is a weight, also where its module calls it a buffer: the bias of a router, say."""
+    for name, buffer in list(model.named_buffers()):
+        if name in sources:
+            owner, _, attribute = name.rpartition(".")
+            module = model.get_submodule(owner)
+            del module._buffers[attribute]
+            module._parameters[attribute] = nn.Parameter(buffer.to("meta"), requires_grad=False)
+
+
 def untie(model: nn.Module, sources: Sources) -> None:
     """Parameters that the configuration ties but the checkpoint stores apart are two, as transformers loads them."""
     for name, names in aliases(model).items():
@@ -232,7 +243,7 @@ class _Binder:
         if tensor.name not in self.stored and tensor.encoding is not None:
             self.stored[tensor.name] = self._decoded(tensor, tensor.encoding)
         if tensor.name not in self.stored:
-            self.stored[tensor.name] = self._referred(tensor, FLOATS)
+            self.stored[tensor.name] = self._referred(tensor, PLAIN)
         return self.stored[tensor.name]
 
     def _referred(self, tensor: Stored, dtypes: Mapping[str, ir.DataType]) -> ir.Value:

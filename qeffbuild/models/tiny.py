@@ -321,3 +321,8 @@ def _randomise(model: Any) -> None:
                 parameter.normal_(0.0, _STD)
             elif name.endswith("bias"):
                 parameter.normal_(0.0, 0.02)
+        stored = model.state_dict()
+        for name, buffer in model.named_buffers():
+            # Learned without gradients: of a rule's table there is nothing to vary.
+            if name in stored and buffer.is_floating_point() and bool((buffer == buffer.flatten()[0]).all()):
+                buffer.add_(torch.randn_like(buffer) * 0.02)

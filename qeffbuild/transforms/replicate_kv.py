@@ -7,7 +7,7 @@ reference. What it cannot be carried through is repeated there, as numbers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,6 @@ import numpy as np
 import onnx_ir as ir
 
 from qeffbuild.errors import ModelError
-from qeffbuild.graph.files import DOMAIN
 from qeffbuild.graph.fold import remove_unread
 from qeffbuild.graph.ops import ATTENTION, SCATTER, given, size_of, symbolic
 from qeffbuild.graph.repeating import Repetition, with_axis
@@ -32,9 +31,11 @@ def apply(subject: Subject, said: Mapping[str, Any]) -> None:
     for state in states:
         values[state.name].shape = with_axis(values[state.name], 1, int(state.axes[1]) * times)
     caches = [values[state.name] for state in states]
-    for node in symbolic(subject.graph, SCATTER):
-        if node.inputs[0] in caches:
-            _repeat_updates(work, node, times)
+    written = {node.outputs[0]: node for node in symbolic(subject.graph, SCATTER) if node.inputs[0] in caches}
+    # What is asked of both as they are kept may read all copies.
+    alike = {node for node in symbolic(subject.graph, ATTENTION) if {*given(node)[1:3]} <= {*written}}
+    for node in written.values():
+        _repeat_updates(work, node, times, alike)
     for node in symbolic(subject.graph, ATTENTION):
         query, keys, *_ = given(node)
         if size_of(query, 1) % size_of(keys, 1):
@@ -58,7 +59,7 @@ def _repeated(state: State, times: int) -> State:
     return replace(state, axes=(state.axes[0], int(state.axes[1]) * times, *state.axes[2:]))
 
 
-def _repeat_updates(work: Repetition, node: ir.Node, times: int) -> None:
+def _repeat_updates(work: Repetition, node: ir.Node, times: int, alike: Container[ir.Node]) -> None:
     """The write takes every head `times` times; whoever counts heads himself reads one of each."""
     _, _, updates = given(node)
     before = size_of(updates, 1)
@@ -69,7 +70,7 @@ def _repeat_updates(work: Repetition, node: ir.Node, times: int) -> None:
     old = ir.Shape(written.shape or ())
     written.shape = with_axis(written, 1, before * times)
     for reader, place in list(written.uses()):
-        if (reader.domain, reader.op_type) == (DOMAIN, ATTENTION):
+        if reader in alike:
             continue
         if single is None:
             single = work.emit("Gather", written, np.arange(before) * times, axis=1)

@@ -55,6 +55,18 @@ def test_tied_weights_are_one_reference(exported):
     assert {use.node.op_type for use in table.uses()} == {"Gather", "Transpose"}
 
 
+def test_a_buffer_that_the_checkpoint_stores_is_a_reference_of_each_layer(small_config, facts_of, tmp_path):
+    small_model(small_config("glm4_moe")).save_pretrained(tmp_path)
+    stored = {name for name in load_file(tmp_path / "model.safetensors") if name.endswith("e_score_correction_bias")}
+
+    export(facts_of(tmp_path), tmp_path)
+
+    graph = ir.load(tmp_path / "graph.onnx").graph
+    referred = {name for name, value in graph.initializers.items() if isinstance(value.const_value, ir.ExternalTensor)}
+    assert len(stored) > 1
+    assert stored <= referred
+
+
 def test_merged_experts_are_concatenated_from_the_tensors_of_each(exported):
     made = exported("qwen3_moe")
 

@@ -22,6 +22,7 @@ FAMILIES = (
     "olmo2",  # a norm over all heads at once
     "gpt_oss",  # its own attention, which counts heads itself
     "lfm2",  # layers that keep something else
+    "diffllama",  # values of two heads at once
 )
 
 
