@@ -1,4 +1,4 @@
-"""More small random models of families that see: those whose processors cut images by tensors."""
+"""More small random models of families that see; what they are made of, as in tiny_families."""
 
 from __future__ import annotations
 
@@ -66,4 +66,38 @@ def _lfm2_vl() -> Family:
     )
 
 
-MORE: Mapping[str, Family] = {"cohere2_vision": _cohere2_vision(), "lfm2_vl": _lfm2_vl(), "llama4": _llama4()}
+def _deepseek_vl() -> Family:
+    return Family(
+        config={"vision_config": _SIGLIP, "text_config": {"model_type": "llama", **_TEXT}},
+        tokens=_IMAGE,
+        ids={"image_token_id": "image"},
+        cutter="DeepseekVLImageProcessorPil",
+        cutting={"size": _SQUARE, "min_size": 4},
+        processor={"num_image_tokens": 16},
+    )
+
+
+def _ernie4_5_vl_moe() -> Family:
+    eye = {"depth": 3, "num_heads": 4, "patch_size": 4, "hidden_size": 32, "intermediate_size": 64}
+    text: dict[str, Any] = {
+        **_TEXT, "moe_num_experts": 4, "moe_k": 2, "moe_num_shared_experts": 1, "moe_intermediate_size": [32, 32],
+        "mlp_layer_types": ["dense", "sparse", "sparse"],
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [3, 3, 2]},
+    }  # fmt: skip
+    words = ("image", "image_end", "image_start", "video", "video_end", "video_start")
+    return Family(
+        config={"vision_config": eye, "text_config": text},
+        tokens={word: f"<|{word}|>" for word in words},
+        ids={f"{word}_token_id": word for word in words},
+        cutter="Ernie4_5_VLMoeImageProcessorPil",
+        cutting={"patch_size": 4, "merge_size": 2, "size": {"shortest_edge": 256, "longest_edge": 1536}},
+    )
+
+
+MORE: Mapping[str, Family] = {
+    "cohere2_vision": _cohere2_vision(),
+    "deepseek_vl": _deepseek_vl(),
+    "ernie4_5_vl_moe": _ernie4_5_vl_moe(),
+    "lfm2_vl": _lfm2_vl(),
+    "llama4": _llama4(),
+}
