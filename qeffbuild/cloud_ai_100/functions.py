@@ -63,7 +63,7 @@ def _regions(graph: ir.Graph, layer_of: Mapping[ir.Node, int]) -> list[list[ir.N
         makers = [value.producer() for value in node.inputs if value is not None]
         found = [latest[maker] for maker in makers if maker is not None and maker in latest]
         if node in layer_of:
-            found = [max(layer_of[node], *found)]  # a weight may be of several layers
+            found = [max([layer_of[node], *found])]  # a weight may be of several layers
         if found:
             latest[node] = max(found)
             members.setdefault(max(found), []).append(node)

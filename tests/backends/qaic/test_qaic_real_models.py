@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -38,37 +37,50 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture(scope="module")
-def truth(exported: tuple[Path, Path]) -> Callable[[list[int], int], list[int]]:
+def truth(exported: tuple[Path, Path]) -> list[list[int]]:
+    return answers(exported[0])
+
+
+def answers(fetch: Path) -> list[list[int]]:
+    """What transformers goes on with after each prompt."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(exported[0] / "model", dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(fetch / "model", dtype=torch.float32).eval()
 
-    def greedy(prompt: list[int], count: int) -> list[int]:
+    def greedy(prompt: list[int]) -> list[int]:
         ids = list(prompt)
         with torch.no_grad():
-            for _ in range(count):
+            for _ in range(ANSWER):
                 ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
         return ids[len(prompt) :]
 
-    return greedy
+    return [greedy(prompt) for prompt in PROMPTS]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", EACH)
-def test_a_real_model_says_on_the_device_what_it_says_in_pytorch(
-    exported: tuple[Path, Path], truth: Callable[[list[int], int], list[int]], kind: str, tmp_path: Path
-) -> None:
-    fetch, export = exported
+def said_on_the_device(fetch: Path, export: Path, kind: str, room: Path) -> list[list[int]]:
     form, rows, more = EACH[kind]
     model = load_graph(export / "graph.onnx")
     neutral = IoSignature.load(export / "io.json")
     signature = lower(model, neutral, form)
 
     weights = Weights(Folder(export), Folder(fetch / "model", is_checkpoint=True))
-    write_weights(model, weights, tmp_path / "graph.data")
-    device = Device(model, signature, rows, tmp_path)
+    write_weights(model, weights, room / "graph.data")
+    return generate(Device(model, signature, rows, room), PROMPTS, 4, **more)
 
-    assert generate(device, PROMPTS, 4, **more) == [truth(prompt, ANSWER) for prompt in PROMPTS]
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", EACH)
+def test_a_real_model_says_on_the_device_what_it_says_in_pytorch(
+    exported: tuple[Path, Path], truth: list[list[int]], kind: str, tmp_path: Path
+) -> None:
+    assert said_on_the_device(*exported, kind, tmp_path) == truth
+
+
+@pytest.mark.slow
+def test_layers_that_read_one_weight_can_be_functions(tmp_path: Path) -> None:
+    fetch, export = exported_tiny(tmp_path, "gemma4_text")  # one table for all layers
+
+    assert said_on_the_device(fetch, export, "functions", tmp_path) == answers(fetch)
 
 
 @pytest.mark.slow
