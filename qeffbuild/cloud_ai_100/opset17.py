@@ -128,6 +128,10 @@ def _swish(emit: Emitter, node: ir.Node) -> ir.Value:
     return emit("Mul", x, emit("Sigmoid", scaled))
 
 
+def _mish(emit: Emitter, node: ir.Node) -> ir.Value:
+    return emit("Mul", _only(node), emit("Tanh", emit("Softplus", _only(node))))
+
+
 def _rms_norm(emit: Emitter, node: ir.Node) -> ir.Value:
     """x * rsqrt(mean(x^2, last axis) + epsilon) * weight, in float32 as the operator promises."""
     x, weight = node.inputs[0], node.inputs[1]
@@ -159,6 +163,7 @@ RULES: dict[str, Rule] = {
     "CastLike": _drop("saturate", "round_mode"),
     "Gelu": _gelu,
     "GridSample": _sampled,
+    "Mish": _mish,
     "RMSNormalization": _rms_norm,
     "Resize": _resize,
     "Split": _even_split,
