@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch._dispatch.python import enable_python_dispatcher
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 aten = torch.ops.aten
@@ -77,7 +78,8 @@ def called(where: torch.fx.Node, target: Any, args: tuple[Any, ...], **kwargs: A
     """A node before `where`, in the same module."""
     with where.graph.inserting_before(where):
         made = where.graph.call_function(target, args, kwargs)
-    made.meta.update({**where.meta, "val": target(*map(_meant, args), **kwargs)})
+    with enable_python_dispatcher():  # whose sizes may be symbols
+        made.meta.update({**where.meta, "val": target(*map(_meant, args), **kwargs)})
     return made
 
 

@@ -52,7 +52,7 @@ QUICK = ("llama", "falcon", "gemma2", "qwen3_moe")
 # A dozen stand for all: what is left out here has the form of one of them, and is run by `make long`.
 DOZEN = (
     *QUICK,
-    *("gpt2", "gpt_bigcode", "mpt", "gemma3_text", "phi3", "qwen3", "granitemoe", "gpt_oss"),
+    *("gpt2", "gpt_bigcode", "mpt", "gemma3_text", "phi3", "qwen3", "mixtral", "gpt_oss"),
 )
 
 
