@@ -83,6 +83,14 @@ class Session:
         """Sends these along with the next run; they stay on the device."""
         states.waiting |= {name: np.array(value) for name, value in values.items()}
 
+    def contents(self, states: States) -> Mapping[str, np.ndarray]:
+        """They never leave the device."""
+        raise RunError(
+            "run.speculation",
+            "the model keeps states on its devices that cannot be taken back when a draft was wrong",
+            hint="draft with another model, or leave decoding.draft out",
+        )
+
     def run(self, graph: str, inputs: Mapping[str, np.ndarray], states: States) -> Mapping[str, np.ndarray]:
         """Runs once, or once for each slot or token where no compiled shape is wider."""
         if graph == ENCODER and self._hears:

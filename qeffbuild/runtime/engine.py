@@ -24,9 +24,9 @@ from qeffbuild.runtime.metrics import Metrics, Tally
 from qeffbuild.runtime.prompt_scores import PromptScores, last_of
 from qeffbuild.runtime.request import Event, Finish, Limits, Output, Request
 from qeffbuild.runtime.sampling import Sampler, choose, choose_one
-from qeffbuild.runtime.scheduler import Answer, Scheduler, Turn
+from qeffbuild.runtime.scheduler import Answer, Row, Scheduler, Turn
 from qeffbuild.runtime.session import Session, open_session
-from qeffbuild.runtime.speculation import Drafter, check_target
+from qeffbuild.runtime.speculation import Drafter
 from qeffbuild.runtime.state import State
 from qeffbuild.runtime.tokenizer import TextStream, Tokenizer, open_tokenizer
 from qeffbuild.spec.types import DecodingSpec
@@ -130,7 +130,6 @@ class Engine:
             return None
         key = (decoding.draft, decoding.max_ngram_size)
         if self._drafter is None or self._drafter[0] != key:
-            check_target(self.state.session)
             self._drafter = (key, speculation.drafter(decoding, self.limits, self._threads))
         return self._drafter[1]
 
@@ -205,18 +204,25 @@ class Stream:
 
     def _verify(self, turn: Turn, since: float) -> Iterator[Event]:
         """Each row's tokens as the target chooses them, for as long as its draft foresaw them; then one more."""
-        logits_BNV = self._engine.state.run(turn.width, turn.rows, keep=0)
-        events: list[Event] = []
+        state, wrong, events = self._engine.state, list[Row](), list[Event]()
+        state.keep(row.slot for row in turn.rows)
+        logits_BNV = state.run(turn.width, turn.rows, keep=0)
         for answer, row in zip(turn.ready, turn.rows, strict=True):
             sampler, draft = self._samplers[answer.request.id], row.token_ids[1:]
-            before = len(events)
+            before, finish = len(events), None
             for place in range(len(row.token_ids)):
                 token_id = choose_one(logits_BNV[answer.slot, place], sampler)
                 finish = self._scheduler.accept(answer, token_id)
                 events.append(self._tell(answer, token_id, finish))
                 if finish is not None or place == len(draft) or token_id != draft[place]:
                     break
-            self._tally.verified_drafts(len(draft), len(events) - before)
+            right = len(events) - before  # of the tokens that were fed
+            is_again = finish is None and right < len(row.token_ids) and bool(state.replaced)
+            wrong += [row._replace(token_ids=row.token_ids[:right])] if is_again else []
+            self._tally.verified_drafts(len(draft), right, runs=1 + is_again)
+        if wrong:
+            state.put_back(row.slot for row in wrong)
+            state.run(turn.width, wrong, keep=0)
         self._tally.decoded(since, len(events))
         yield from events
 

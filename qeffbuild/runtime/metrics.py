@@ -39,7 +39,7 @@ class Tally:
     decode_turns_s: list[float] = field(default_factory=list)
     drafted: int = 0
     accepted: int = 0
-    verified: int = 0  # rows of turns that verified drafts
+    verified: int = 0  # rows of runs that verified drafts, or fed anew what was right of one
     first_tokens_s: list[float] = field(default_factory=list)  # of each prompt, since `began`
     ended: float = 0.0
 
@@ -56,9 +56,9 @@ class Tally:
         self.decode_turns_s.append(self.ended - since)
         self.decode_tokens += tokens_out
 
-    def verified_drafts(self, drafted: int, tokens_out: int) -> None:
+    def verified_drafts(self, drafted: int, tokens_out: int, *, runs: int = 1) -> None:
         """One row of a turn had a draft of so many tokens, and gave so many: those accepted, and one more."""
-        self.verified += 1
+        self.verified += runs
         self.drafted += drafted
         self.accepted += tokens_out - 1
 

@@ -25,6 +25,9 @@ class Session(Protocol):
     def hold(self, states: Any, values: Mapping[str, np.ndarray]) -> None:
         """Keeps the inputs that runs with these states only read: `held` of the signature, and adapters' weights."""
 
+    def contents(self, states: Any) -> Mapping[str, np.ndarray]:
+        """The states until the next run, by name, to be read and written; a RunError where a device keeps them."""
+
     def run(self, graph: str, inputs: Mapping[str, np.ndarray], states: Any) -> Mapping[str, np.ndarray]:
         """Runs once and updates the states in place; outputs are views that hold until the next run."""
 

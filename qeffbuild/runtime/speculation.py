@@ -16,7 +16,7 @@ from qeffbuild.package import Package
 from qeffbuild.runtime.request import Limits
 from qeffbuild.runtime.scheduler import Answer, Row
 from qeffbuild.runtime.session import Session, open_session
-from qeffbuild.runtime.state import GRAPH, State
+from qeffbuild.runtime.state import State
 from qeffbuild.spec.types import DecodingSpec
 
 
@@ -25,17 +25,6 @@ class Drafter(Protocol):
 
     def propose(self, answers: Sequence[Answer], most: Sequence[int]) -> list[list[int]]:
         """For each answer what may come next, `most` tokens or fewer."""
-
-
-def check_target(session: Session) -> None:
-    """What a wrong draft leaves in the cache is written over; a state that is replaced whole cannot be taken back."""
-    for state in session.signature(GRAPH).states:
-        if not state.positional and state.kind != "adapter":
-            raise RunError(
-                "run.speculation",
-                f"the model keeps {state.name}, which cannot be taken back when a draft was wrong",
-                hint="build without specialization.num_speculative_tokens",
-            )
 
 
 @dataclass(slots=True)
@@ -81,10 +70,12 @@ class DraftModel:
     """Proposes the likeliest tokens of a smaller model, which keeps a cache of its own."""
 
     def __init__(self, session: Session, limits: Limits, longest: int | None) -> None:
-        self._state = State(session, limits)
+        self.state = State(session, limits)
         self._limits = limits
         self._longest = longest or limits.ctx_len  # positions that the model has
         self._fed: list[list[int]] = [[] for _ in range(limits.slots)]  # what the cache of each slot holds
+        self._kept: list[list[int]] = [[] for _ in range(limits.slots)]  # and held when it was last kept
+        self.state.keep(range(limits.slots))
 
     @classmethod
     def open(cls, path: Path, target: Limits, *, threads: int | None = None) -> DraftModel:
@@ -98,7 +89,6 @@ class DraftModel:
                 hint="a draft model shares its target's tokenizer",
             )
         session = open_session(package, threads=threads)
-        check_target(session)
         limits = replace(own, slots=target.slots, ctx_len=target.ctx_len)
         return cls(session, limits, package.model.get("max_position_embeddings"))
 
@@ -111,21 +101,33 @@ class DraftModel:
         texts = {answer.slot: list(answer.token_ids) for answer in answers if wanted[answer.slot] > 0}
         for slot, text in texts.items():
             drafts[slot] = []
-            self._fed[slot] = self._fed[slot][: _common(self._fed[slot], text[:-1])]
+            self._take_back(slot, _common(self._fed[slot], text[:-1]))
+        known = {slot: len(text) for slot, text in texts.items()}
         while texts:
             for slot, token in self._feed(texts):
+                if len(texts[slot]) == known[slot]:  # what comes from here on is a guess
+                    self.state.keep([slot])
+                    self._kept[slot] = list(self._fed[slot])
                 drafts[slot].append(token)
                 texts[slot].append(token)
                 if len(drafts[slot]) >= wanted[slot]:
                     del texts[slot]
         return [drafts.get(answer.slot, []) for answer in answers]
 
+    def _take_back(self, slot: int, count: int) -> None:
+        """Leaves of what a slot was fed its first `count` tokens, or fewer where states are replaced whole."""
+        fed, kept = self._fed[slot], self._kept[slot]
+        if count < len(fed) and self.state.replaced:
+            count = len(kept) if len(kept) <= count and fed[: len(kept)] == kept else 0  # at 0 a text begins anew
+            self.state.put_back([slot])
+        self._fed[slot] = fed[:count]
+
     def _feed(self, texts: dict[int, list[int]]) -> list[tuple[int, int]]:
         """One run: a chunk of what each slot has not fed yet; the next token of those that are through."""
         left = {slot: text[len(self._fed[slot]) :] for slot, text in texts.items()}
         width = min(max(map(len, left.values())), self._limits.prefill_seq_len)
         rows = [Row(slot, len(self._fed[slot]), tokens[:width]) for slot, tokens in left.items()]
-        logits = self._state.run(width, rows)
+        logits = self.state.run(width, rows)
         for slot, tokens in left.items():
             self._fed[slot] += tokens[:width]
         return [(slot, int(logits[slot, 0].argmax())) for slot, tokens in left.items() if len(tokens) <= width]

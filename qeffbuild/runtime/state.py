@@ -6,8 +6,9 @@ between requests: a row begins at position 0, and a position is written before a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,9 @@ class State:
         self._dtypes = dtypes
         self.states = session.allocate(GRAPH, limits.slots, limits.ctx_len)
         self._buffers: dict[tuple[int, int], Buffers] = {}
+        moving = [state for state in signature.states if not state.positional and state.kind != "adapter"]
+        self.replaced = {state.name: state.axes.index("batch_size") for state in moving}  # whole, by every run
+        self._copies: dict[tuple[str, int], np.ndarray] = {}
 
     def begin(self, slot: int, seen: Any) -> None:
         """A prompt enters a slot; text alone leaves nothing to prepare."""
@@ -82,6 +86,22 @@ class State:
                 first = max(count - keep, 0)
                 buffers.logits_index[slot] = range(first, first + keep)
         return self.session.run(GRAPH, buffers.feed, self.states)["logits"]
+
+    def keep(self, slots: Iterable[int]) -> None:
+        """Copies what no later run could write over: states of these slots that are replaced whole."""
+        for name, slot, content in self._contents(slots):
+            self._copies[name, slot] = content.copy()
+
+    def put_back(self, slots: Iterable[int]) -> None:
+        """Takes back what these slots were fed since `keep`."""
+        for name, slot, content in self._contents(slots):
+            content[...] = self._copies[name, slot]
+
+    def _contents(self, slots: Iterable[int]) -> Iterator[tuple[str, int, np.ndarray]]:
+        if self.replaced:
+            arrays = self.session.contents(self.states)
+            for slot, (name, axis) in product(slots, self.replaced.items()):
+                yield name, slot, np.moveaxis(arrays[name], axis, 0)[slot]
 
     def load_adapter(self, weights: Mapping[str, np.ndarray] | None) -> None:
         """Puts an adapter's weights where the graph takes them as inputs; None takes out what is there."""

@@ -16,7 +16,7 @@ from qeffbuild.errors import RunError
 from qeffbuild.runtime.engine import Engine
 from qeffbuild.runtime.request import Request
 from qeffbuild.runtime.scheduler import Answer
-from qeffbuild.runtime.speculation import PromptLookup
+from qeffbuild.runtime.speculation import DraftModel, PromptLookup
 from qeffbuild.spec.types import DecodingSpec
 
 PROMPTS = [[3, 1, 4, 1, 5, 9, 3, 1], [27, 18], [11, 12, 13, 11, 12], [8, 8, 8, 8], [5]]
@@ -100,6 +100,46 @@ def test_what_cannot_draft_is_refused(packages: dict[str, Path]) -> None:
 
     assert caught.value.kind == "run.speculation"
     assert caught.value.hint == "build it with specialization.num_speculative_tokens=4"
+
+
+@pytest.fixture(scope="module")
+def carrying(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A model whose states are replaced whole by every run, without and with speculation."""
+    root = tmp_path_factory.mktemp("carrying")
+    fetch, export = chain.exported("mamba", root / "mamba")
+    shapes = {"plain": {**SHAPES, "num_speculative_tokens": []}, "target": SHAPES}
+    return {name: chain.packaged(fetch, export, root / name, specialization=said) for name, said in shapes.items()}
+
+
+@pytest.mark.slow
+def test_a_state_that_is_replaced_whole_is_taken_back_where_a_draft_was_wrong(
+    carrying: dict[str, Path], packages: dict[str, Path]
+) -> None:
+    expected, _ = run(carrying["plain"])
+
+    itself, right = run(carrying["target"], draft=str(carrying["plain"]))
+    stranger, wrong = run(carrying["target"], draft=str(packages["stranger"]))
+
+    assert itself == stranger == expected
+    assert right.tokens_per_target_run == pytest.approx(13 / 3)
+    # What was right of a draft is fed once more, which is a run as well.
+    assert wrong.draft_acceptance < 0.5
+    assert wrong.tokens_per_target_run < 1.0
+
+
+@pytest.mark.slow
+def test_a_draft_model_goes_back_to_what_its_target_has_chosen(carrying: dict[str, Path]) -> None:
+    limits = Engine.open(carrying["target"], threads=1).limits
+    model, text = DraftModel.open(carrying["plain"], limits, threads=1), [3, 1, 4, 1, 5, 9, 3]
+
+    for chosen in ([7, 20], [21], [30, 31, 32, 33, 34], [1]):
+        drafts = model.propose([answer(*text)], [3])
+        text = [*text, *drafts[0][:1], *chosen]
+        alone = DraftModel.open(carrying["plain"], limits, threads=1)
+        assert model.propose([answer(*text)], [3]) == alone.propose([answer(*text)], [3])
+    # Another text in the same slot begins anew.
+    alone = DraftModel.open(carrying["plain"], limits, threads=1)
+    assert model.propose([answer(4, 4, 2)], [3]) == alone.propose([answer(4, 4, 2)], [3])
 
 
 def answer(*token_ids: int) -> Answer:

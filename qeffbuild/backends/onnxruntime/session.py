@@ -172,6 +172,10 @@ class Session:
                 states.held[name] = np.array(value)
                 states.bindings.clear()
 
+    def contents(self, states: States) -> Mapping[str, np.ndarray]:
+        """The buffers that the next run reads."""
+        return states.arrays
+
     def run(self, graph: str, inputs: Mapping[str, np.ndarray], states: States) -> Mapping[str, np.ndarray]:
         """Runs once and updates the states. Outputs are views, good until the next run with the same shapes."""
         loaded = self._graphs[graph]

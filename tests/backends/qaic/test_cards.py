@@ -95,6 +95,14 @@ def test_what_is_retained_never_travels(card: ModuleType, package: Callable[...,
     assert {run["set"] for run in card.LOG} == {0, 1}
 
 
+def test_what_is_retained_cannot_be_put_back_after_a_wrong_draft(
+    card: ModuleType, package: Callable[..., Path]
+) -> None:
+    session = open_session(Package.open(package()))
+
+    refused("run.speculation", lambda: session.contents(session.allocate("decoder", 1, small.CONTEXT)))
+
+
 def test_as_much_context_is_computed_as_the_tokens_need(card: ModuleType, package: Callable[..., Path]) -> None:
     shapes = {"comp_ctx_lengths_prefill": (8, 15), "comp_ctx_lengths_decode": (10, small.CONTEXT)}
 

@@ -90,6 +90,10 @@ class Session:
         """No graph of these packages has inputs that are only read."""
         assert not values, "refused while planning"
 
+    def contents(self, states: States) -> Mapping[str, np.ndarray]:
+        """What the next run is given."""
+        return states.arrays
+
     def run(self, graph: str, inputs: Mapping[str, np.ndarray], states: States) -> dict[str, np.ndarray]:
         """Runs once, or once for each token, and updates the states."""
         width, asked = inputs["input_ids"].shape[1], inputs["logits_index"].shape[1]
