@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 from qeffbuild import backends, paths
 from qeffbuild.errors import ModelError, PathError
 from qeffbuild.plan import Goal, Plan, resolve
+from qeffbuild.quantizers import needs_text
 from qeffbuild.spec.checks import check
 from qeffbuild.spec.for_task import check_task
 from qeffbuild.spec.load import from_config
-from qeffbuild.spec.types import BuildSpec, ModelSpec
+from qeffbuild.spec.types import BuildSpec, ModelSpec, QuantizationSpec
 from qeffbuild.store import Store
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def admit(spec: BuildSpec, *, frozen: bool = False) -> BuildSpec:
     settle = getattr(import_module(backends.package_of(spec.backend.name)), "settle", None)
     spec = settle(spec) if settle is not None else spec
     model = spec.model
+    _check_calibration(spec.quantization)
     if spec.adapters:
         from qeffbuild.models.adapters import read_adapter
 
@@ -78,6 +80,12 @@ def admit(spec: BuildSpec, *, frozen: bool = False) -> BuildSpec:
         fit_adapter(name, Path(folder), facts.tensors)
     refuse_missing(Path(model.path))
     return spec
+
+
+def _check_calibration(asked: QuantizationSpec) -> None:
+    if needs_text(asked) and not Path(asked.calibration).is_file():
+        found = f"quantization.calibration: there is no file {asked.calibration}"
+        raise ModelError("model.calibration", found, hint="check the path")
 
 
 def bounded(spec: BuildSpec, facts: Facts) -> BuildSpec:

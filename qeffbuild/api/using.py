@@ -32,10 +32,15 @@ def open_engine(built: Built) -> Engine:
     """The package, loaded on its devices, to go on with texts."""
     from qeffbuild.runtime.engine import Engine
 
-    if (task := task_of(built)) not in CONTINUING:
-        found = f"{built.spec.model.name}: a model of task {task} does not go on with a text"
-        raise RunError("run.task", found, hint="`qeffbuild run` prints what it does")
+    check_continues(built.spec, task_of(built))
     return Engine.open(built.package, threads=_threads(built), devices=_devices(built))
+
+
+def check_continues(spec: BuildSpec, task: str | None) -> None:
+    """Refuses a model that does not go on with a text; None is a task that is not known yet."""
+    if task not in (None, *CONTINUING):
+        found = f"{spec.model.name}: a model of task {task} does not go on with a text"
+        raise RunError("run.task", found, hint="`qeffbuild run` prints what it does")
 
 
 def open_reader(built: Built) -> Reader:
@@ -122,6 +127,8 @@ def eval_file_of(spec: BuildSpec) -> Path:
     file = spec.eval_file or spec.model.eval_file
     if file is None:
         raise RunError("run.eval", "eval_file: no text to measure on", hint="eval_file=FILE, some pages of plain text")
+    if not Path(file).is_file():
+        raise RunError("run.eval", f"eval_file: there is no file {file}", hint="check the path")
     return Path(file)
 
 

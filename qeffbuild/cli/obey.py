@@ -110,9 +110,7 @@ def _check(job: Job, step: str) -> Answer:
 
 
 def run(job: Job, call: Call) -> Answer:
-    asked, task = api.asked_of(job.spec), api.known_task(job.spec)
-    if task is not None:
-        api.check_asked(task, asked)
+    asked = _asked(job)
     api.require_devices(job.spec)
     built = job.built()
     api.check_asked(task := api.task_of(built), asked)
@@ -126,6 +124,14 @@ def run(job: Job, call: Call) -> Answer:
     result = stream.result()
     said = {"schema": 1, "package": str(built.package), **result.as_json()}
     return Answer(said, told=f"\n{text.metrics(said['metrics'], Look.of(sys.stderr))}")
+
+
+def _asked(job: Job) -> Any:
+    """What a run is given, if a model of this task can take it; what the hub's files do not say yet is seen later."""
+    asked, task = api.asked_of(job.spec), api.known_task(job.spec)
+    if task is not None:
+        api.check_asked(task, asked)
+    return asked
 
 
 def _read(job: Job, built: api.Built, asked: Any) -> Answer:
@@ -151,7 +157,8 @@ def _stream(stream: Any, prompts: tuple[str, ...]) -> None:
 
 
 def bench(job: Job, call: Call) -> Answer:
-    api.prompts_of(job.spec)
+    api.check_continues(job.spec, api.known_task(job.spec))
+    _asked(job)
     api.require_devices(job.spec)
     built = job.built()
     figures = api.bench(built)
@@ -162,6 +169,7 @@ def bench(job: Job, call: Call) -> Answer:
 
 def evaluate(job: Job, call: Call) -> Answer:
     api.eval_file_of(job.spec)
+    api.check_continues(job.spec, api.known_task(job.spec))
     api.require_devices(job.spec)
     built = job.built()
     figures = api.evaluate(built)

@@ -108,7 +108,7 @@ def params(asked: QuantizationSpec) -> dict[str, Any]:
                 said[name] = getattr(asked, name)
     if asked.budget is not None:
         said["budget"] = asked.budget
-    return said | ({"calibration_tokens": asked.calibration_tokens} if _needs_text(asked) else {})
+    return said | ({"calibration_tokens": asked.calibration_tokens} if needs_text(asked) else {})
 
 
 def steps(spec: BuildSpec, graph: str, runner: str) -> tuple[Step, ...]:
@@ -119,7 +119,7 @@ def steps(spec: BuildSpec, graph: str, runner: str) -> tuple[Step, ...]:
     asked = spec.quantization
     if asked.method == "none" and asked.kv_cache == "float":
         return ()
-    said, text = params(asked), _needs_text(asked)
+    said, text = params(asked), needs_text(asked)
     leaf = (Leaf(name="calibration", path=asked.calibration),) if text else ()
     shared: dict[str, Any] = {
         "leaves": (*model_leaves(spec.model), *leaf),
@@ -153,6 +153,7 @@ def steps(spec: BuildSpec, graph: str, runner: str) -> tuple[Step, ...]:
     return (sensitivity, quantize)
 
 
-def _needs_text(asked: QuantizationSpec) -> bool:
+def needs_text(asked: QuantizationSpec) -> bool:
+    """Whether something is measured on the calibration text."""
     calibrated = asked.method != "none" and find(asked.method).CALIBRATED
     return bool(calibrated or asked.budget is not None or asked.kv_cache == "int8")

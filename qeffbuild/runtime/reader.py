@@ -26,7 +26,7 @@ def open_reader(path: Path, *, threads: int | None = None, devices: Sequence[int
 
 
 def check_asked(task: str, asked: Asked) -> None:
-    """Refuses texts for a model that hears and sounds for one that reads, before anything is built."""
+    """Refuses what is missing, texts for a model that hears and sounds for one that reads, before anything is built."""
     if asked.images and task != IMAGE_TEXT:
         raise RunError("run.image", f"images: a model of task {task} does not see", hint="leave them out")
     for name in asked.images:
@@ -43,6 +43,12 @@ def check_asked(task: str, asked: Asked) -> None:
     elif asked.audio:
         hint = 'give texts: prompts=["..."]'
         raise RunError("run.audio", f"audio: sound, but a model of task {task} reads text", hint=hint)
+    elif not asked.prompts:
+        raise RunError("run.prompt", "there is no prompt", hint='give one: prompts=["Hi there!!"]')
+    elif "" in asked.prompts:
+        raise RunError("run.prompt", f"prompt {asked.prompts.index('') + 1} is empty", hint="give some text")
+    if asked.decoding.draft is not None:
+        Package.open(Path(asked.decoding.draft))
 
 
 def _reader(package: Package, session: Session) -> Reader:

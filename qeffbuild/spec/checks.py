@@ -46,6 +46,7 @@ def _faults(spec: BuildSpec) -> Iterator[QeffBuildError]:
     yield from _sampler(spec.transforms, spec.specialization)
     yield from _blocking(spec.transforms)
     yield from _elsewhere(spec)
+    yield from _speculation(spec)
     yield from _combination(spec)
 
 
@@ -190,7 +191,7 @@ def _adapters(spec: BuildSpec) -> Iterator[QeffBuildError]:
         if folder == "":
             yield _fault("spec.missing", f"adapters.{name}", "the folder's name is empty", f"adapters.{name}=DIR")
     asked = spec.decoding.adapter
-    if asked is not None and asked != BASE and spec.adapters and asked not in spec.adapters:
+    if asked is not None and asked != BASE and asked not in spec.adapters:
         close = nearest(asked, [*spec.adapters, BASE])
         hint = f"did you mean decoding.adapter={close}?" if close else f"one of: {', '.join([*spec.adapters, BASE])}"
         yield _fault("spec.choice", "decoding.adapter", f"no adapter is called {shown(asked)}", hint)
@@ -234,12 +235,22 @@ def _elsewhere(spec: BuildSpec) -> Iterator[QeffBuildError]:
     if spec.launch.name != "local":
         what = f"steps cannot run on {spec.launch.name} yet"
         yield _fault("launch.absent", "launch.name", what, "launch=local", AbsentError)
+    if spec.eval_stride is not None and spec.eval_stride >= spec.specialization.ctx_len:
+        what = f"{spec.eval_stride} tokens from window to window, but one has specialization.ctx_len="
+        hint = f"eval_stride={spec.specialization.ctx_len - 1} or less"
+        yield _fault("spec.conflict", "eval_stride", f"{what}{spec.specialization.ctx_len}", hint)
     if spec.cache.remote is not None:
         yield _fault("remote.absent", "cache.remote", "no store is shared yet", "leave it out", AbsentError)
     if spec.prompts and spec.prompts_file is not None:
         yield _fault(
             "spec.conflict", "prompts_file", "prompts are given here and in `prompts`", "leave one of the two out"
         )
+
+
+def _speculation(spec: BuildSpec) -> Iterator[QeffBuildError]:
+    if spec.decoding.draft is not None and not spec.specialization.num_speculative_tokens:
+        hint = "specialization.num_speculative_tokens=4"
+        yield _fault("spec.conflict", "decoding.draft", "no run of this build verifies drafts", hint)
 
 
 def _combination(spec: BuildSpec) -> Iterator[QeffBuildError]:

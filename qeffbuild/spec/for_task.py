@@ -11,6 +11,7 @@ from qeffbuild.spec.types import BuildSpec, SpecializationSpec
 SAMPLES = 480_000  # 30 s of sound at 16 kHz, what speech models are mostly given at once
 
 _WITH_SEQ_LEN = frozenset({"embedding", "sequence-classification", "ctc", "text-seq2seq"})
+_WITHOUT_CACHE = frozenset({"embedding", "sequence-classification", "ctc"})
 _OF_A_DECODER = (
     "full_batch_size", "kv_cache_batch_size", "continuous_batching", "comp_ctx_lengths_prefill",
     "comp_ctx_lengths_decode", "prefill_only",
@@ -58,11 +59,21 @@ def _strangers(spec: BuildSpec, task: str) -> Iterator[QeffBuildError]:
             yield RunError("run.image", f"images: a model of task {task} does not see", hint="leave them out")
     elif not model.kv_offload and max(shapes.batch_size, shapes.full_batch_size or 1) > 1:
         yield _fault("specialization.batch_size", "one graph for vision and language sees for one row only")
-    if spec.quantization.mxint8_kv_cache and task in ("embedding", "sequence-classification", "ctc"):
-        yield _fault("quantization.mxint8_kv_cache", f"a model of task {task} has no cache")
+    yield from _quantization(spec, task)
     if task != "embedding" and (model.pooling != "auto" or model.normalize is not None):
         key = "pooling" if model.pooling != "auto" else "normalize"
         yield _fault(f"model.{key}", f"it is for embedding, and this model's task is {task}")
+
+
+def _quantization(spec: BuildSpec, task: str) -> Iterator[QeffBuildError]:
+    asked = spec.quantization
+    rounds = {"mxint8_kv_cache": asked.mxint8_kv_cache, "kv_cache": asked.kv_cache != "float"}
+    measures = {"kv_cache": asked.kv_cache == "int8", "budget": asked.budget is not None}
+    for name in (name for name, is_asked in rounds.items() if is_asked and task in _WITHOUT_CACHE):
+        yield _fault(f"quantization.{name}", f"a model of task {task} has no cache")
+    for name in (name for name, is_asked in measures.items() if is_asked and task != "causal-lm"):
+        what = f"it is measured on text that a model goes on with, and this model's task is {task}"
+        yield _fault(f"quantization.{name}", what)
 
 
 def _fault(key: str, what: str) -> SpecError:

@@ -60,7 +60,7 @@ def test_a_folder_without_a_tokenizer_is_refused_before_anything_is_imported(spe
 
 def test_the_demo_brings_its_own_text_to_measure_on(spec_of: Spec) -> None:
     assert api.eval_file_of(spec_of("model=demo")) == DEMO / "heldout.txt"
-    assert api.eval_file_of(spec_of("model=demo", "eval_file=mine")) == Path("mine")
+    assert api.eval_file_of(spec_of("model=demo", f"eval_file={__file__}")) == Path(__file__)
     with pytest.raises(RunError):
         api.eval_file_of(spec_of("model=gpt2"))
 
