@@ -56,15 +56,17 @@ class Integers:
 def gptq(parts: Parts, options: Options) -> Integers:
     bits = options["bits"]
     numbers = unpacked(parts["numbers"].T, bits)
-    zeros = unpacked(parts["zeros"], bits)[:, : len(numbers)].T + np.int16(options["zero_offset"])
-    group = parts.get("group")
-    if group is not None and not options["permuted"]:
-        if not np.array_equal(group, np.arange(numbers.shape[1]) // options["group_size"]):
-            raise ModelError(
-                "model.config", "g_idx permutes the inputs, but desc_act is false", hint="set desc_act in config.json"
-            )
-        group = None
-    return Integers(numbers, _float(parts["scales"]).T, zeros, options["group_size"], group)
+    words = _one_more(parts["zeros"], bits) if options["zero_offset"] else parts["zeros"]
+    zeros = unpacked(words, bits)[:, : len(numbers)].T.astype(np.int16)
+    return Integers(numbers, _float(parts["scales"]).T, zeros, options["group_size"], parts.get("group"))
+
+
+def _one_more(words: np.ndarray, bits: int) -> np.ndarray:
+    """The first version stores zero points less one, taken off whole words: a zero borrowed from its neighbour."""
+    ones = np.zeros(32 * words.shape[1], np.uint8)
+    ones[: ones.size // bits * bits : bits] = 1
+    added = words.view(np.uint32) + np.packbits(ones, bitorder="little").view(np.uint32)
+    return added.view(np.int32)
 
 
 def awq(parts: Parts, options: Options) -> Integers:
@@ -77,16 +79,16 @@ def awq(parts: Parts, options: Options) -> Integers:
 def packed(parts: Parts, options: Options) -> Integers:
     """compressed-tensors: signed numbers with half of their range added, the first one lowest."""
     bits = options["bits"]
-    scales = _float(parts["scales"])
-    columns = options["group_size"] * (scales.shape[1] if scales.ndim == 2 else 1)
-    numbers = unpacked(parts["numbers"], bits)[:, :columns]
-    scales = scales.reshape(-1, scales.shape[-1]) if scales.ndim == 2 else scales.reshape(-1, 1)
+    rows, scales = len(parts["numbers"]), _float(parts["scales"])
+    scales = scales.reshape(-1, scales.shape[1] if scales.ndim == 2 else 1)
+    scales = np.broadcast_to(scales, (rows, scales.shape[1]))
+    numbers = unpacked(parts["numbers"], bits)[:, : options["group_size"] * scales.shape[1]]
     zeros = np.full(scales.shape, 1 << (bits - 1), np.int16)
     if "zeros" in parts:
         stored = parts["zeros"]
         is_packed = stored.dtype == np.int32
-        zeros = unpacked(stored.T, bits).T[: len(scales)] if is_packed else stored.astype(np.int16) + (1 << (bits - 1))
-    return Integers(numbers, np.broadcast_to(scales, zeros.shape), zeros, options["group_size"], parts.get("group"))
+        zeros = unpacked(stored.T, bits).T[:rows] if is_packed else stored.astype(np.int16) + (1 << (bits - 1))
+    return Integers(numbers, scales, zeros, options["group_size"], parts.get("group"))
 
 
 def int8(parts: Parts, options: Options) -> Integers:
@@ -106,23 +108,30 @@ def bnb8(parts: Parts, options: Options) -> Integers:
 
 
 def mxfp4(parts: Parts, options: Options) -> Integers:
+    numbers = parts["numbers"]
+    return _halves(numbers.reshape(*numbers.shape[:-2], -1), _power(parts["scales"]), options["group_size"])
+
+
+def e2m1(parts: Parts, options: Options) -> Integers:
+    """NVFP4, whose scales are floats of 8 bits over another number for the whole weight, or MXFP4."""
+    if "whole" not in parts:
+        return _halves(parts["numbers"], _power(parts["scales"]), options["group_size"])
+    return _halves(parts["numbers"], _float(parts["scales"]) / _float(parts["whole"]), options["group_size"])
+
+
+def _halves(codes: np.ndarray, scales: np.ndarray, group_size: int) -> Integers:
     """e2m1 in halves is a whole number of at most 12, so blocks of 8 bits hold it exactly."""
-    numbers, scales = parts["numbers"], parts["scales"]
-    halves = np.stack([E2M1[numbers & 15], E2M1[numbers >> 4]], axis=-1)
-    halves = halves.reshape(*numbers.shape[:-2], -1)
-    powers = np.ldexp(np.float32(0.5), scales.astype(np.int32) - 127)
-    return Integers(
-        (halves + 128).astype(np.uint8), powers, np.full(powers.shape, 128, np.int16), options["group_size"]
-    )
+    halves = np.stack([E2M1[codes & 15], E2M1[codes >> 4]], axis=-1).reshape(*codes.shape[:-1], -1)
+    zeros = np.full(scales.shape, 128, np.int16)
+    return Integers((halves + 128).astype(np.uint8), scales * np.float32(0.5), zeros, group_size)
 
 
 def fp8(parts: Parts, options: Options) -> np.ndarray:
-    weight, scales = _float(parts["numbers"]), _float(parts["scales"])
-    if scales.ndim == 2 and scales.shape[1] > 1:
-        high, wide = options.get("block") or (weight.shape[0] // scales.shape[0], weight.shape[1] // scales.shape[1])
+    weight = _float(parts["numbers"])
+    scales = _power(parts["scales"]) if options.get("powers") else _float(parts["scales"])
+    if "block" in options:
+        high, wide = options["block"]
         scales = scales.repeat(high, axis=0)[: weight.shape[0]].repeat(wide, axis=1)[:, : weight.shape[1]]
-    elif scales.size > 1 and options.get("block"):
-        scales = scales.repeat(options["block"][0], axis=0)[: weight.shape[0]].reshape(-1, 1)
     elif scales.size > 1:
         scales = scales.reshape(-1, 1)
     return weight * scales
@@ -131,13 +140,12 @@ def fp8(parts: Parts, options: Options) -> np.ndarray:
 def bnb4(parts: Parts, options: Options) -> np.ndarray:
     """Codes of 4 bits into a table, the first one high; scales may be codes of 8 bits into another table."""
     packed = parts["numbers"].reshape(-1)
-    codes = np.stack([packed >> 4, packed & 15], axis=-1).reshape(-1)
+    codes = np.stack([packed >> 4, packed & 15], axis=-1).reshape(-1)[: options["count"]]
     scales = parts["scales"]
     if "nested" in parts:
         coarse = np.repeat(_float(parts["nested"]), options["nested_blocksize"])[: scales.size]
         scales = _float(parts["nested_map"])[scales] * coarse + np.float32(options["nested_offset"])
-    values = _float(parts["map"])[codes].reshape(-1, options["blocksize"]) * _float(scales).reshape(-1, 1)
-    return values.reshape(-1)
+    return _float(parts["map"])[codes] * np.repeat(_float(scales), options["blocksize"])[: codes.size]
 
 
 def ggml_integers(parts: Parts, options: Options) -> Integers:
@@ -150,7 +158,7 @@ def ggml_floats(parts: Parts, options: Options) -> np.ndarray:
 
 
 INTEGERS: Mapping[str, Callable[[Parts, Options], Integers]] = {
-    "gptq": gptq, "awq": awq, "packed": packed, "int8": int8, "bnb8": bnb8, "mxfp4": mxfp4,
+    "gptq": gptq, "awq": awq, "packed": packed, "int8": int8, "bnb8": bnb8, "mxfp4": mxfp4, "e2m1": e2m1,
     **{f"ggml_{kind}": ggml_integers for kind in ggml.INTEGERS},
 }  # fmt: skip
 FLOATS: Mapping[str, Callable[[Parts, Options], np.ndarray]] = {"fp8": fp8, "bnb4": bnb4, "ggml": ggml_floats}
@@ -223,3 +231,8 @@ def _told(node: ir.Node, inputs: list[np.ndarray]) -> tuple[str, dict[str, np.nd
 
 def _float(array: np.ndarray) -> np.ndarray:
     return array.astype(np.float32)
+
+
+def _power(exponents: np.ndarray) -> np.ndarray:
+    """E8M0: a power of two."""
+    return np.ldexp(np.float32(1), exponents.astype(np.int32) - 127)

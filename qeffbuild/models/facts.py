@@ -11,9 +11,10 @@ from typing import Any, NoReturn
 
 from qeffbuild.errors import ModelError
 from qeffbuild.models import config as configuration
-from qeffbuild.models.encodings import Encoded, plain_tensors, read_encodings
+from qeffbuild.models.encodings import as_codes, plain_tensors, read_encodings
 from qeffbuild.models.families import refuse_code
 from qeffbuild.models.files import CONFIG, read_json
+from qeffbuild.models.formats.door import Encoded
 from qeffbuild.models.pooling import Pooling, read_pooling
 from qeffbuild.models.tasks import EMBEDDING, positions_after_padding, task_of
 from qeffbuild.models.weights import Tensor, read_tensors
@@ -134,13 +135,14 @@ def read_facts(
         refuse_code(folder, config, others)
     does = task_of(folder, config, asked=task, trust_remote_code=trust_remote_code)
     tensors = read_tensors(folder, allow_pickle=allow_pickle)
+    encodings = read_encodings(folder, config, tensors)
     facts = Facts(
         config=config,
         generation_config=configuration.read_generation_config(folder),
         task=does,
-        tensors=tensors,
+        tensors=as_codes(tensors, encodings),
         pooling=read_pooling(folder) if does == EMBEDDING and pooling == "auto" else None,
-        encodings=read_encodings(folder, config, tensors),
+        encodings=encodings,
     )
     if facts.tensors:
         _refuse_too_few(folder, facts)

@@ -20,8 +20,8 @@ import ml_dtypes
 import numpy as np
 
 from qeffbuild.errors import AbsentError, ModelError
-from qeffbuild.models.encodings import KEY
 from qeffbuild.models.files import CONFIG, TOKENIZER, WEIGHTS
+from qeffbuild.models.formats.door import KEY
 from qeffbuild.models.weights import DTYPES
 
 SUFFIX = ".ggml"  # of tensors that hold blocks

@@ -14,6 +14,8 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from qeffbuild.models.gguf import write_safetensors
+
 Stored = dict[str, np.ndarray]
 Made = tuple[Stored, np.ndarray]  # tensors by their endings, and the weight [N, K] that they stand for
 GROUP = 32
@@ -30,7 +32,7 @@ def into_words(numbers: np.ndarray, bits: int) -> np.ndarray:
 
 
 def grouped(weight: np.ndarray, bits: int, group: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Numbers [N, K], float16 scales and zeros [N, G], and what they stand for; zeros are never 0."""
+    """Numbers [N, K], float16 scales and zeros [N, G], and what they stand for."""
     most, count = (1 << bits) - 1, int(group.max()) + 1
     scales = np.empty((len(weight), count), np.float16)
     zeros = np.empty((len(weight), count), np.int64)
@@ -38,7 +40,7 @@ def grouped(weight: np.ndarray, bits: int, group: np.ndarray) -> tuple[np.ndarra
         part = weight[:, group == at]
         low, high = np.minimum(part.min(1), 0), np.maximum(part.max(1), 0)
         scales[:, at] = np.maximum((high - low) / most, 1e-4)
-        zeros[:, at] = np.clip(np.rint(-low / scales[:, at].astype(np.float32)), 1, most)
+        zeros[:, at] = np.clip(np.rint(-low / scales[:, at].astype(np.float32)), 0, most)
     each = scales.astype(np.float32)[:, group]
     numbers = np.clip(np.rint(weight / each) + zeros[:, group], 0, most).astype(np.int64)
     return numbers, scales, zeros, (numbers - zeros[:, group]).astype(np.float32) * each
@@ -50,9 +52,10 @@ def gptq(weight: np.ndarray, bits: int = 4, permuted: bool = False, version: int
     if permuted:
         group = np.random.default_rng(columns).permutation(group)
     numbers, scales, zeros, value = grouped(weight, bits, group)
+    one_less = into_words(np.ones_like(zeros.T), bits) if version == 1 else np.int32(0)
     stored = {
         "qweight": into_words(numbers, bits).T,
-        "qzeros": into_words((zeros - (version == 1)).T, bits),
+        "qzeros": into_words(zeros.T, bits) - one_less,  # of whole words
         "scales": scales.T,
         "g_idx": group.astype(np.int32),
     }
@@ -113,6 +116,42 @@ def fp8_blocks(weight: np.ndarray, block: tuple[int, int] = (GROUP, GROUP)) -> M
     return {"weight": numbers, "weight_scale_inv": scales}, value
 
 
+E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
+
+
+def float_quantized_blocks(weight: np.ndarray) -> Made:
+    stored, value = fp8_blocks(weight, (48, 48))
+    return {"weight": stored["weight"], "weight_scale": stored["weight_scale_inv"]}, value
+
+
+def nvfp4(weight: np.ndarray) -> Made:
+    parts = weight.reshape(len(weight), -1, 16)
+    whole = np.array([448 * 6 / np.abs(weight).max()], np.float32)
+    scales = (np.abs(parts).max(-1) / 6 * whole).astype(ml_dtypes.float8_e4m3fn)
+    return _e2m1(parts, scales.astype(np.float32) / whole, {"weight_scale": scales, "weight_global_scale": whole})
+
+
+def packed_mxfp4(weight: np.ndarray) -> Made:
+    parts = weight.reshape(len(weight), -1, 32)
+    exponents = np.floor(np.log2(np.abs(parts).max(-1))) - 2
+    return _e2m1(parts, 2.0**exponents, {"weight_scale": (exponents + 127).astype(np.uint8)})
+
+
+def _e2m1(parts: np.ndarray, scales: np.ndarray, stored: Stored) -> Made:
+    codes = np.abs((parts / scales[..., None])[..., None] - E2M1).argmin(-1).astype(np.uint8)
+    value = (E2M1[codes] * scales[..., None]).reshape(len(parts), -1).astype(np.float32)
+    codes = codes.reshape(len(parts), -1)
+    return {**stored, "weight_packed": codes[:, 0::2] | (codes[:, 1::2] << 4)}, value
+
+
+def mxfp8(weight: np.ndarray) -> Made:
+    parts = weight.reshape(len(weight), -1, 32)
+    exponents = np.floor(np.log2(np.abs(parts).max(-1, keepdims=True))) - 8
+    numbers = np.clip(parts / 2.0**exponents, -448, 448).astype(ml_dtypes.float8_e4m3fn)
+    value = (numbers.astype(np.float32) * 2.0**exponents).reshape(weight.shape).astype(np.float32)
+    return {"weight": numbers.reshape(weight.shape), "weight_scale": (exponents[..., 0] + 127).astype(np.uint8)}, value
+
+
 def bnb_int8(weight: np.ndarray) -> Made:
     most = np.abs(weight).max(1).astype(np.float32)
     numbers = np.rint(weight * (127 / most[:, None])).astype(np.int8)
@@ -120,12 +159,12 @@ def bnb_int8(weight: np.ndarray) -> Made:
     return stored, numbers.astype(np.float32) * (most[:, None] / 127)
 
 
-def bnb_nf4(weight: np.ndarray, nested: bool = True) -> Made:
+def bnb_nf4(weight: np.ndarray, nested: bool = True, size: int = 64, stored_as: Any = np.uint8) -> Made:
     table = np.linspace(-1, 1, 16, dtype=np.float32) ** 3
-    flat = weight.reshape(-1, 64)
+    flat = np.append(weight, np.zeros(-weight.size % size, np.float32)).reshape(-1, size)
     most = np.abs(flat).max(1).astype(np.float32)
     stored: Stored = {"weight.quant_map": table}
-    said: dict[str, Any] = {"quant_type": "nf4", "blocksize": 64, "shape": list(weight.shape), "dtype": "float16"}
+    said: dict[str, Any] = {"quant_type": "nf4", "blocksize": size, "shape": list(weight.shape), "dtype": "float16"}
     if nested:
         offset, codes = float(most.mean()), np.linspace(-1, 1, 256, dtype=np.float32)
         coarse = np.array([np.abs(part - offset).max() for part in np.split(most, range(256, len(most), 256))])
@@ -138,9 +177,10 @@ def bnb_nf4(weight: np.ndarray, nested: bool = True) -> Made:
     else:
         stored["weight.absmax"] = most
     codes4 = np.abs(flat[..., None] / most[:, None, None] - table).argmin(-1).astype(np.uint8).reshape(-1)
-    stored["weight"] = ((codes4[0::2] << 4) | codes4[1::2]).reshape(-1, 1)
+    codes4 = codes4[: weight.size]
+    stored["weight"] = ((codes4[0::2] << 4) | codes4[1::2]).view(stored_as).reshape(-1, 1)
     stored["weight.quant_state.bitsandbytes__nf4"] = np.frombuffer(json.dumps(said).encode(), np.uint8)
-    value = table[codes4].reshape(-1, 64) * most[:, None]
+    value = table[codes4] * np.repeat(most, size)[: weight.size]
     return stored, value.reshape(weight.shape)
 
 
@@ -185,6 +225,10 @@ ENCODERS: dict[str, tuple[Callable[[np.ndarray], Made], dict[str, Any]]] = {
         lambda weight: gptq(weight, bits=3, version=2),
         {"quant_method": "gptq", "bits": 3, "group_size": GROUP, "checkpoint_format": "gptq_v2"},
     ),
+    "gptq of weights above zero": (
+        lambda weight: gptq(np.abs(weight)),
+        {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "sym": False},
+    ),
     "awq": (awq, {"quant_method": "awq", "bits": 4, "group_size": GROUP, "version": "gemm", "zero_point": True}),
     "pack-quantized": (pack_quantized, {"quant_method": "compressed-tensors", "format": "pack-quantized"}),
     "pack-quantized with zeros": (
@@ -193,9 +237,24 @@ ENCODERS: dict[str, tuple[Callable[[np.ndarray], Made], dict[str, Any]]] = {
     ),
     "int-quantized": (int_quantized, {"quant_method": "compressed-tensors", "format": "int-quantized"}),
     "float-quantized": (float_quantized, {"quant_method": "compressed-tensors", "format": "float-quantized"}),
+    "float-quantized in blocks": (
+        float_quantized_blocks,
+        {
+            "quant_method": "compressed-tensors",
+            "format": "float-quantized",
+            "config_groups": {"group_0": {"weights": {"strategy": "block", "block_structure": [48, 48]}}},
+        },
+    ),
+    "mxfp8": (mxfp8, {"quant_method": "compressed-tensors", "format": "mxfp8-quantized"}),
+    "nvfp4": (nvfp4, {"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized"}),
+    "packed mxfp4": (packed_mxfp4, {"quant_method": "compressed-tensors", "format": "mxfp4-pack-quantized"}),
     "fp8 in blocks": (fp8_blocks, {"quant_method": "fp8", "weight_block_size": [GROUP, GROUP]}),
     "bitsandbytes int8": (bnb_int8, {"quant_method": "bitsandbytes", "load_in_8bit": True}),
     "bitsandbytes nf4": (bnb_nf4, {"quant_method": "bitsandbytes", "load_in_4bit": True}),
+    "bitsandbytes nf4, a short block, under another dtype": (
+        lambda weight: bnb_nf4(weight, nested=False, size=96, stored_as=ml_dtypes.bfloat16),
+        {"quant_method": "bitsandbytes", "load_in_4bit": True},
+    ),
 }
 
 
@@ -218,5 +277,5 @@ def encode(plain: Path, folder: Path, name: str) -> dict[str, np.ndarray]:
             (folder / file.name).write_bytes(file.read_bytes())
     config = json.loads((plain / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "quantization_config": said}, indent=1))
-    save_file(stored, folder / "model.safetensors")
+    write_safetensors({name: np.asarray(array) for name, array in stored.items()}, folder / "model.safetensors")
     return values

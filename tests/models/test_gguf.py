@@ -20,8 +20,8 @@ from qeffbuild.errors import ModelError
 from qeffbuild.executor.work import Work
 from qeffbuild.graph import ggml
 from qeffbuild.models import DEMO, Facts
-from qeffbuild.models.encodings import GGML
 from qeffbuild.models.files import gguf_of
+from qeffbuild.models.formats.gguf import GGML
 from qeffbuild.package import Package
 
 KIND = gguf.GGMLQuantizationType
