@@ -64,7 +64,7 @@ def mapped_network(folder: Path, facts: Facts, *, trust_remote_code: bool = Fals
             yield auto.from_pretrained(folder, dtype=torch.float32, **trusted).eval()
         return
     cls = _class_of(facts.task, facts.config["model_type"])
-    model = cls.from_pretrained(folder, dtype="auto", local_files_only=True, attn_implementation="eager").eval()
+    model = _as_stored(cls, folder, facts)
     if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
         model = _with_exact_buffers(model, facts)
     mapped = mapped_files()
@@ -75,6 +75,28 @@ def mapped_network(folder: Path, facts: Facts, *, trust_remote_code: bool = Fals
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _as_stored(cls: Any, folder: Path, facts: Facts) -> Any:
+    """transformers gives all tensors one dtype: what the checkpoint has in float32 among others gets its own back."""
+    import torch
+
+    how = {"local_files_only": True, "attn_implementation": "eager"}
+    model = cls.from_pretrained(folder, dtype="auto", **how).eval()
+    own = model.state_dict()
+    if all(not tensor.is_floating_point() or tensor.dtype == torch.float32 for tensor in own.values()):
+        return model
+    wide = {name: tensor for name, tensor in facts.tensors.items() if tensor.dtype == "float32"}
+    if any(name not in own for name in wide):  # under names of the checkpoint's own, so one by one is no way
+        return cls.from_pretrained(folder, dtype=torch.float32, **how).eval()
+    for name in (name for name in wide if own[name].dtype != torch.float32):
+        module, leaf = model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]
+        exact = torch.from_numpy(np.array(_read(folder, wide[name])))
+        if leaf in module._parameters:
+            exact = torch.nn.Parameter(exact, requires_grad=False)
+        setattr(module, leaf, exact)
+    model.tie_weights()
+    return model
 
 
 def _class_of(task: str, model_type: str) -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from qeffbuild.gate.network import mapped_network
@@ -36,3 +37,25 @@ def test_a_narrow_checkpoint_says_in_the_gate_what_it_says_when_it_is_loaded_wid
         wanted = wide(**text).logits
     assert torch.equal(found, wanted)
     assert torch.equal(again, wanted)
+
+
+def test_what_is_stored_wide_among_narrow_tensors_stays_wide(tmp_path: Path) -> None:
+    write_tiny(tmp_path, "llama", seed=0, tokenizer=DEMO)
+    torch.manual_seed(1)
+    wide = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32, attn_implementation="eager").eval()
+    state = {}
+    for name, tensor in wide.state_dict().items():
+        tensor.mul_(1 + 0.1 * torch.rand_like(tensor))
+        if tensor.ndim > 1:
+            tensor.copy_(tensor.bfloat16())
+        state[name] = tensor.clone() if tensor.ndim == 1 else tensor.bfloat16()
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "dtype": "bfloat16"}))
+    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    text = {"input_ids": torch.arange(20, 40)[None], "use_cache": False}
+
+    with mapped_network(tmp_path, read_facts(tmp_path)) as network:
+        found = network(**text).logits
+
+    with torch.inference_mode():
+        assert torch.equal(found, wide(**text).logits)
