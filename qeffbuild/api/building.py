@@ -109,7 +109,7 @@ def build_together(
     """
     for spec in specs:
         check_out(spec, allow_outside=allow_outside)
-    specs = [admit(spec, frozen=frozen) for spec in specs]
+    specs = [admit(spec, frozen=frozen, may_ask=True) for spec in specs]
     launch = specs[0].launch
     store = open_store(specs[0], reporter.message if reporter else None)
     at_ns = time.time_ns()

@@ -50,8 +50,11 @@ def steps_of(spec: BuildSpec, goal: Goal) -> Plan:
     return resolve(spec, goal, backends.room(spec.backend.name, "plan").steps)
 
 
-def admit(spec: BuildSpec, *, frozen: bool = False) -> BuildSpec:
-    """The spec with its model pinned, once the model is seen to fit: before anything heavy is imported."""
+def admit(spec: BuildSpec, *, frozen: bool = False, may_ask: bool = False) -> BuildSpec:
+    """The spec with its model pinned, once the model is seen to fit: before anything heavy is imported.
+
+    A model of the hub that was never fetched is not known, unless its config.json `may` be `asked` for.
+    """
     settle = getattr(import_module(backends.package_of(spec.backend.name)), "settle", None)
     spec = settle(spec) if settle is not None else spec
     model = spec.model
@@ -64,18 +67,19 @@ def admit(spec: BuildSpec, *, frozen: bool = False) -> BuildSpec:
     if model.scale == "tiny":
         return _admit_tiny(spec)
     if model.path is None:
-        return replace(spec, model=_pinned(model, frozen))
-    if _is_gguf(model.path):  # what is in the file is known once it is a model folder: the check step looks at that
+        return _admit_of_hub(replace(spec, model=_pinned(model, frozen)), may_ask=may_ask)
+    if (
+        file := _gguf_of(model.path)
+    ) is not None:  # the rest is known once it is a folder: the check step looks at that
+        from qeffbuild.models.gguf_header import context_length
+
         check_task(spec, _TASK_OF_GGUF)
-        return spec
+        return bounded(spec, context_length(file))
     from qeffbuild.models.adapters import fit_adapter
-    from qeffbuild.models.fit import fit
     from qeffbuild.models.tokenizer import refuse_missing
 
-    facts = _facts_of(model)
-    check_task(spec, facts.task)
-    spec = bounded(spec, facts)
-    fit(spec, facts)
+    facts = _facts_of(model, model.path)
+    spec = _fitted(spec, facts)
     for name, folder in spec.adapters.items():
         fit_adapter(name, Path(folder), facts.tensors)
     refuse_missing(Path(model.path))
@@ -88,10 +92,28 @@ def _check_calibration(asked: QuantizationSpec) -> None:
         raise ModelError("model.calibration", found, hint="check the path")
 
 
-def bounded(spec: BuildSpec, facts: Facts) -> BuildSpec:
+def _admit_of_hub(spec: BuildSpec, *, may_ask: bool) -> BuildSpec:
+    """A model that was fetched before is known as a folder is; of another one, its config.json says the least."""
+    from qeffbuild.models import hub
+
+    if (folder := hub.fetched(spec.model)) is not None:
+        return _fitted(spec, _facts_of(spec.model, str(folder)))
+    return bounded(spec, hub.positions(spec.model, may_ask=may_ask))
+
+
+def _fitted(spec: BuildSpec, facts: Facts) -> BuildSpec:
+    from qeffbuild.models.fit import fit
+
+    check_task(spec, facts.task)
+    spec = bounded(spec, None if facts.task == "ctc" else facts.max_position_embeddings)
+    fit(spec, facts)
+    return spec
+
+
+def bounded(spec: BuildSpec, highest: int | None) -> BuildSpec:
     """The spec with a context as long as the model has positions, where nobody said how long it is to be."""
-    shapes, highest = spec.specialization, facts.max_position_embeddings
-    if spec.is_ctx_len_asked or highest is None or shapes.ctx_len <= highest or facts.task == "ctc":
+    shapes = spec.specialization
+    if spec.is_ctx_len_asked or highest is None or shapes.ctx_len <= highest:
         return spec
     log.warning("specialization.ctx_len: %s, all the positions that the model has", highest)
     shorter = replace(shapes, ctx_len=highest, prefill_seq_len=min(shapes.prefill_seq_len, highest))
@@ -109,17 +131,15 @@ def known_task(spec: BuildSpec) -> str | None:
         return task_of_type(model.model_type or "", model.task)
     if model.path is None:
         return None if model.task == "auto" else model.task
-    if _is_gguf(model.path):
+    if _gguf_of(model.path) is not None:
         return _TASK_OF_GGUF
-    return _facts(
-        model.path, _stamps(model.path), model.task, model.pooling, model.allow_pickle, model.trust_remote_code
-    ).task
+    return _facts_of(model, model.path).task
 
 
-def _is_gguf(path: str) -> bool:
+def _gguf_of(path: str) -> Path | None:
     from qeffbuild.models.files import gguf_of
 
-    return gguf_of(Path(path)) is not None
+    return gguf_of(Path(path))
 
 
 def _admit_tiny(spec: BuildSpec) -> BuildSpec:
@@ -173,11 +193,10 @@ def _stamps(path: str) -> tuple[Stamp, ...]:
     return tuple(sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in found))
 
 
-def _facts_of(model: ModelSpec) -> Facts:
-    """The facts of a local model."""
-    assert model.path is not None
+def _facts_of(model: ModelSpec, folder: str) -> Facts:
+    """The facts of a model that lies here."""
     code = (model.allow_pickle, model.trust_remote_code)
-    return _facts(model.path, _stamps(model.path), model.task, model.pooling, *code)
+    return _facts(folder, _stamps(folder), model.task, model.pooling, *code)
 
 
 @lru_cache(maxsize=64)

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from qeffbuild.errors import ModelError
 from qeffbuild.models import files
+from qeffbuild.models.config import number, read_config
 from qeffbuild.spec.types import ModelSpec
 
 _HUB = "hub:"
@@ -50,6 +51,32 @@ def pin(model: ModelSpec, environ: Mapping[str, str] = os.environ) -> ModelSpec:
     if not _COMMIT.fullmatch(commit):
         raise ModelError("model.revision", f"{model.id}: {revision} names no commit: {commit!r:.60}", where=str(ref))
     return replace(model, revision=commit)
+
+
+def fetched(model: ModelSpec, environ: Mapping[str, str] = os.environ) -> Path | None:
+    """The folder of a pinned model, where all of it has arrived before."""
+    snapshot = _snapshot(model, environ)
+    return snapshot if _is_complete(snapshot) else None
+
+
+def positions(model: ModelSpec, *, may_ask: bool, environ: Mapping[str, str] = os.environ) -> int | None:
+    """How long a text of a pinned model can be by its config.json, which the hub `may` be `asked` for.
+
+    None where it cannot be read: whoever fetches the model says why.
+    """
+    folder = _snapshot(model, environ)
+    try:
+        if may_ask and not (folder / files.CONFIG).is_file():
+            folder = _download_config(model.id or "", folder.name)
+        return number(read_config(folder), "max_position_embeddings")
+    except ModelError:
+        return None
+
+
+def _snapshot(model: ModelSpec, environ: Mapping[str, str]) -> Path:
+    assert model.id is not None
+    assert model.revision is not None, "it is pinned"
+    return _repository(model.id, environ) / "snapshots" / model.revision
 
 
 def _check_id(name: str) -> None:
@@ -100,6 +127,15 @@ def _download(name: str, commit: str) -> Path:
         hint = "fetch the rest where there is a network; the hub's model must have a config.json and weights"
         raise ModelError("model.absent", f"{name}: only a part of it is in the Hugging Face cache", hint=hint)
     return folder
+
+
+def _download_config(name: str, commit: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(name, files.CONFIG, revision=commit)).parent
+    except Exception as problem:
+        _refuse(name, commit, problem)
 
 
 def _refuse(name: str, revision: str, problem: Exception) -> NoReturn:

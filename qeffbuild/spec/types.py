@@ -138,7 +138,13 @@ class SpecializationSpec:
 
     batch_size: int = option(1, "rows of one run", low=1, high=4096)
     prefill_seq_len: int = option(32, "tokens of one prefill chunk", low=1, high=1 << 20)
-    ctx_len: int = option(128, "slots of the KV cache: prompt and answer together", low=1, high=1 << 24)
+    ctx_len: int = option(
+        128,
+        "slots of the KV cache: prompt and answer together; as many as the model has positions, where those are fewer "
+        "and nobody chose",
+        low=1,
+        high=1 << 24,
+    )
     seq_len: tuple[int, ...] = option(
         (),
         "lengths that an encoder is compiled for, in tokens (sound: in samples), the smallest that fits is run; "

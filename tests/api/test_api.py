@@ -65,6 +65,20 @@ def test_the_demo_brings_its_own_text_to_measure_on(spec_of: Spec) -> None:
         api.eval_file_of(spec_of("model=gpt2"))
 
 
+def test_a_context_that_nobody_chose_ends_where_a_hub_models_positions_do(
+    spec_of: Spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    snapshot = tmp_path / "models--org--name" / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text('{"max_position_embeddings": 77}')  # the rest was not fetched yet
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    words = ("model=hf", "model.id=org/name", f"model.revision={commit}")
+
+    assert api.admit(spec_of(*words)).specialization.ctx_len == 77
+    assert api.admit(spec_of(*words, "specialization.ctx_len=100")).specialization.ctx_len == 100  # refused when read
+
+
 def test_results_go_outside_the_working_folder_only_when_that_is_said(
     spec_of: Spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,10 +40,10 @@ def test_a_context_beyond_the_models_positions_names_both_ends() -> None:
 def test_a_context_that_nobody_chose_ends_where_the_models_positions_do() -> None:
     said = plain("onnxruntime", model=ModelSpec(path="somewhere"), specialization=SpecializationSpec(ctx_len=128))
 
-    usual = bounded(replace(said, is_ctx_len_asked=False), LLAMA)
+    usual = bounded(replace(said, is_ctx_len_asked=False), LLAMA.max_position_embeddings)
 
     assert (usual.specialization.ctx_len, usual.specialization.prefill_seq_len) == (64, 32)
-    assert bounded(said, LLAMA) is said  # and is refused
+    assert bounded(said, LLAMA.max_position_embeddings) is said  # and is refused
 
 
 def test_a_longer_context_may_be_allowed() -> None:

@@ -22,6 +22,7 @@ from qeffbuild.graph import ggml
 from qeffbuild.models import DEMO, Facts
 from qeffbuild.models.files import gguf_of
 from qeffbuild.models.formats.gguf import GGML
+from qeffbuild.models.gguf_header import context_length
 from qeffbuild.package import Package
 
 KIND = gguf.GGMLQuantizationType
@@ -49,6 +50,32 @@ def test_numbers_and_scales_come_to_what_ggml_says(kind: str) -> None:
     assert int(numbers.max()) < 1 << bits
     found = (numbers.astype(np.float32) - zero) * scales.repeat(group, axis=1)
     np.testing.assert_allclose(found, gguf.dequantize(raw, KIND[kind]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("words", [0, 1000])
+def test_the_header_says_how_long_a_text_can_be(words: int, tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "llama")
+    writer.add_token_list([f"word {number}" for number in range(words)] or ["a"])
+    writer.add_array("numbers", [1, 2, 3])
+    writer.add_float32("number", 1.5)
+    writer.add_context_length(77)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+
+    assert context_length(tmp_path / "model.gguf") == 77
+
+
+@pytest.mark.parametrize("size", [0, 3, 20, 40])
+def test_a_header_that_is_cut_short_says_nothing(size: int, tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "whole.gguf", "llama")
+    writer.add_context_length(77)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    (tmp_path / "model.gguf").write_bytes((tmp_path / "whole.gguf").read_bytes()[:size])
+
+    assert context_length(tmp_path / "model.gguf") is None
 
 
 def write_llama(plain: Path, file: Path) -> None:

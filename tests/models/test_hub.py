@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from qeffbuild.errors import ModelError
-from qeffbuild.models import locate, pin
+from qeffbuild.models import hub, locate, pin
 from qeffbuild.spec.types import ModelSpec
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -58,6 +58,18 @@ def test_a_pinned_model_is_found_where_huggingface_hub_keeps_it(hub_cache: Path)
     found = locate(f"hub:org/name@{COMMIT}", {"HF_HUB_CACHE": str(hub_cache)})
 
     assert found == hub_cache / "models--org--name" / "snapshots" / COMMIT
+
+
+def test_what_has_arrived_is_known_and_of_the_rest_its_positions(hub_cache: Path, tmp_path: Path) -> None:
+    model, environ = ModelSpec(id="org/name", revision=COMMIT), {"HF_HUB_CACHE": str(hub_cache)}
+    snapshot = hub_cache / "models--org--name" / "snapshots" / COMMIT
+    (snapshot / "config.json").write_text('{"n_positions": 77}')
+
+    assert hub.fetched(model, environ) == snapshot
+    (snapshot / "model.safetensors").unlink()  # a download that was cut short
+    assert hub.fetched(model, environ) is None
+    assert hub.positions(model, may_ask=False, environ=environ) == 77
+    assert hub.positions(model, may_ask=False, environ={"HF_HOME": str(tmp_path / "no")}) is None
 
 
 def test_the_cache_is_where_huggingface_hub_says(tmp_path: Path) -> None:

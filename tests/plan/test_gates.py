@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from still_world import Still
+
 from qeffbuild.plan import Plan
+from qeffbuild.plan.keys import deep_keys
 
 PlanOf = Callable[..., Plan]
 
@@ -25,6 +28,17 @@ def test_full_looks_at_the_graph_of_every_step(plan_of: PlanOf) -> None:
 
 def test_both_forms_of_a_graph_are_looked_at(plan_of: PlanOf) -> None:
     assert gates(plan_of("quantization=int4", "backend.profile=fast")) == ["gate[lower]", "gate[lower.prefill]"]
+
+
+def test_a_verdict_counts_for_the_library_that_it_was_found_with(plan_of: PlanOf) -> None:
+    class Newer(Still):
+        def tool(self, distribution: str) -> str:
+            return "2" if distribution == "onnxruntime" else ""
+
+    plan = plan_of("quantization=int8")
+    old, new = (deep_keys(plan, world) for world in (Still(), Newer()))
+
+    assert [name for name in old if old[name] != new[name]] == ["gate[lower]", "package"]
 
 
 def test_none_leaves_no_trace_in_the_plan(plan_of: PlanOf) -> None:
