@@ -22,6 +22,7 @@ import numpy as np
 from qeffbuild.errors import AbsentError, ModelError
 from qeffbuild.models.files import CONFIG, TOKENIZER, WEIGHTS
 from qeffbuild.models.formats.door import KEY
+from qeffbuild.models.gguf_config import FREQUENCIES, completed
 from qeffbuild.models.weights import DTYPES
 
 SUFFIX = ".ggml"  # of tensors that hold blocks
@@ -68,10 +69,13 @@ class _Rules:
     names: Mapping[str, str]
     processor: Any
     merged: dict[str, Any] = field(default_factory=dict)  # weights that it puts together of several tensors: experts
+    unread: list[str] = field(default_factory=list)  # tensors that the model has no place for
 
     def apply(self, name: str, values: np.ndarray) -> tuple[np.ndarray, str | None]:
         said = {"tensor_key_mapping": self.names, "parsed_parameters": {"tensors": self.merged}}
         found = self.processor.process(weights=values, name=name, **said)
+        if found.name is not None and found.name not in self.names:
+            self.unread.append(name)
         return found.weights, self.names.get(found.name)
 
 
@@ -83,6 +87,7 @@ def _taken(file: Path, progress: Callable[[float, str], None]) -> _Taken:
 
     config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
     reader = GGUFReader(file)
+    config = completed(config, reader)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     architecture = known.read_field(reader, "general.architecture")[0]
@@ -91,7 +96,10 @@ def _taken(file: Path, progress: Callable[[float, str], None]) -> _Taken:
     taken = _Taken({**config.to_dict(), "architectures": [type(model).__name__]})
     for place, tensor in enumerate(reader.tensors):
         progress(place / len(reader.tensors), f"reading {tensor.name}")
-        _take(taken, tensor, rules)
+        if tensor.name not in FREQUENCIES:  # the configuration has them
+            _take(taken, tensor, rules)
+    if rules.unread:
+        raise ValueError(f"transformers' {config.model_type} has no place for {rules.unread[0]}")
     taken.arrays |= {name: value.float().numpy() for name, value in rules.merged.items()}
     return taken
 

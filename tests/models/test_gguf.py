@@ -78,7 +78,7 @@ def test_a_header_that_is_cut_short_says_nothing(size: int, tmp_path: Path) -> N
     assert context_length(tmp_path / "model.gguf") is None
 
 
-def write_llama(plain: Path, file: Path) -> None:
+def write_llama(plain: Path, file: Path, **more: np.ndarray) -> None:
     """As llama.cpp's own converter lays a llama out: pairs that rotate together lie next to each other."""
     config = json.loads((plain / "config.json").read_text())
     writer = gguf.GGUFWriter(file, "llama")
@@ -105,6 +105,8 @@ def write_llama(plain: Path, file: Path) -> None:
             continue
         kind = next((kind for role, kind in STORED.items() if role in target), KIND.Q4_0)
         writer.add_tensor(target, gguf.quantize(np.ascontiguousarray(array), kind), raw_dtype=kind)
+    for name, array in more.items():
+        writer.add_tensor(name, array)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -209,6 +211,15 @@ def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
         fetch.run(Work(name="fetch", params=OF_FETCH, inputs={}, leaves={"model": tmp_path / "a.gguf"}, out=out))
 
     assert (caught.value.kind, caught.value.exit_code) == ("model.unsupported", 2)
+
+
+def test_a_tensor_that_the_model_has_no_place_for_is_refused(folder: Path, tmp_path: Path) -> None:
+    write_llama(folder.parent / "plain", tmp_path / "a.gguf", **{"blk.0.attn_sinks.weight": np.ones(4, np.float32)})
+    (tmp_path / "out").mkdir()
+    leaves = {"model": tmp_path / "a.gguf"}
+
+    with pytest.raises(ModelError, match=r"llama has no place for blk\.0\.attn_sinks\.weight"):
+        fetch.run(Work(name="fetch", params=OF_FETCH, inputs={}, leaves=leaves, out=tmp_path / "out"))
 
 
 def test_the_door_lets_a_gguf_file_in_as_a_model_of_text(tmp_path: Path) -> None:
