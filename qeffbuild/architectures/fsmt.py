@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 from torch.nn import functional as F
-from transformers.masking_utils import causal_mask_function
 from transformers.models.fsmt.modeling_fsmt import FSMTDecoder, SinusoidalPositionalEmbedding
 
 from qeffbuild.export.cache import RetainedCache, keeping
-from qeffbuild.export.interfaces import added, mask_at_positions
+from qeffbuild.export.interfaces import added, causal_mask
 
 DECODER, TABLE = FSMTDecoder.forward, SinusoidalPositionalEmbedding.forward
 
@@ -23,7 +22,7 @@ def decoder(self: Any, input_ids: torch.Tensor, said: torch.Tensor, *given: Any,
     if not isinstance(own, RetainedCache):
         return DECODER(self, input_ids, said, *given, **kwargs)
     slots = own.get_mask_sizes(input_ids.shape[1])[0]
-    seen = added(mask_at_positions(own.position_ids, slots, causal_mask_function, None), said.dtype)
+    seen = added(causal_mask(own.position_ids, slots), said.dtype)
     kwargs["decoder_causal_mask"] = seen
     with keeping([self.embed_positions], own):
         masks: tuple[Any, Any] = kwargs.pop("encoder_attention_mask", None), None

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers.masking_utils import causal_mask_function
 from transformers.models.openai.modeling_openai import Attention, OpenAIGPTLMHeadModel
 
 from qeffbuild.export.cache import RetainedCache, keeping
-from qeffbuild.export.interfaces import mask_at_positions
+from qeffbuild.export.interfaces import causal_mask
 from qeffbuild.export.ops import attention
 
 MODEL, ATTENTION = OpenAIGPTLMHeadModel.forward, Attention._attn
@@ -35,7 +34,7 @@ def attend(self: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *more: 
     keys, values = cache.update(k.transpose(2, 3), v, layer)
     if not isinstance(cache, RetainedCache):
         return ATTENTION(self, q, keys.transpose(2, 3), values, *more)
-    mask = mask_at_positions(cache.position_ids, keys.shape[2], causal_mask_function, None)
+    mask = causal_mask(cache.position_ids, keys.shape[2])
     scale = v.shape[-1] ** -0.5 if self.scale else 1.0
     return [attention(q, keys, values, mask, scale, 0.0).transpose(1, 2)]
 

@@ -6,11 +6,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from transformers.masking_utils import causal_mask_function
 from transformers.models.xlm.modeling_xlm import XLMWithLMHeadModel, get_masks
 
 from qeffbuild.export.cache import RetainedCache
-from qeffbuild.export.interfaces import mask_at_positions
+from qeffbuild.export.interfaces import causal_mask
 
 MODEL = XLMWithLMHeadModel.forward
 
@@ -29,7 +28,7 @@ def model(
         if isinstance(past_key_values, RetainedCache):
             past_key_values.past_len = 0  # all tokens that are given are new
             positions, slots = past_key_values.position_ids, past_key_values.get_mask_sizes(tokens)[0]
-        seen = mask_at_positions(positions, slots, causal_mask_function, None)
+        seen = causal_mask(positions, slots)
         # How long the rows are is asked for, which a trace cannot say; it matters to a mask that is not used.
         longest = SimpleNamespace(item=lambda: tokens)
         lengths = SimpleNamespace(size=lambda axis: rows, max=lambda: longest)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers.masking_utils import causal_mask_function
 from transformers.models.xlnet.modeling_xlnet import XLNetLMHeadModel, XLNetModel, XLNetRelativeAttention
 
 from qeffbuild.export.cache import RetainedCache, keeping
-from qeffbuild.export.interfaces import mask_at_positions
+from qeffbuild.export.interfaces import causal_mask
 
 MODEL, TABLE = XLNetLMHeadModel.forward, XLNetModel.relative_positional_encoding
 ATTENTION = XLNetRelativeAttention.forward
@@ -48,7 +47,7 @@ def attend(
     distance = (positions[:, None, :, None] - torch.arange(slots)).clamp(min=0)
     scores = (query + self.r_w_bias[:, None]) @ keys.transpose(2, 3)
     scores = (scores + near.gather(3, distance.expand(scores.shape))) * self.scale
-    mask = mask_at_positions(positions, slots, causal_mask_function, None)
+    mask = causal_mask(positions, slots)
     weights = torch.softmax(scores.masked_fill(~mask, torch.finfo(scores.dtype).min), dim=3)
     return self.post_attention(h, (weights @ values).permute(2, 0, 1, 3)), None
 

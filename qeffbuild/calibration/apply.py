@@ -75,12 +75,17 @@ class Quantization:
         self.losses: dict[str, float] = {}
         self.kept: dict[str, str] = {}
         self.eight: Sequence[str] = ()  # of a 4-bit method: weights that get 8 bits
-        # Products inside a loop over tokens, which no text reaches: 8 bits, to the nearest, lose next to nothing.
-        self.unseen: dict[ir.Node, str] = {}
+        self.unseen: list[str] = []
+        # Products inside of a loop over tokens, which no text reaches: 8 bits, to the nearest, do no harm.
+        self._out_of_sight: set[ir.Node] = set()
         self._just_seen: tuple[str, int, list[Seen]] | None = None  # products of a group see the same
 
     def carry_out(self, progress: Callable[[float, str], None]) -> dict[str, Any]:
-        groups = list(self._groups())
+        groups = by_input(self.model.graph)
+        if self.flow is not None:
+            unseen, seen = ordered(groups, self.flow)
+            self._out_of_sight = {each.node for group in unseen for each in group}
+            groups = [*unseen, *seen]
         for done, group in enumerate(groups):
             chosen = list(self._choose(group))
             if chosen:
@@ -93,20 +98,10 @@ class Quantization:
             said |= {
                 "calibrated_on": self.flow.tokens,
                 "loss": self.losses,
-                "unseen": [name for name in self.unseen.values() if name in self.quantized],
+                "unseen": self.unseen,
                 "kl": divergence(self.flow, [QUANTIZED])[0],
             }
         return {**said, "bytes": self.output.position}
-
-    def _groups(self) -> Iterator[list[Product]]:
-        """Products that read the same value together: those that no text reaches, then in its order."""
-        groups = by_input(self.model.graph)
-        if self.flow is None:
-            yield from groups
-            return
-        unseen, seen = ordered(groups, self.flow)
-        self.unseen = {each.node: names_of(each, self.names)[0] for group in unseen for each in group}
-        yield from (*unseen, *seen)
 
     def _choose(self, group: Sequence[Product]) -> Iterator[_Chosen]:
         """Those of a group that are quantized; the others get a line in `kept`."""
@@ -121,7 +116,7 @@ class Quantization:
             yield _Chosen(product, names, matrices, weight.ndim == 3, self._see(product, len(matrices)))
 
     def _see(self, product: Product, experts: int) -> list[Seen]:
-        if self.flow is None or product.node in self.unseen:
+        if self.flow is None or self._is_unseen(product):
             return []
         x = product.x.name or ""
         if self._just_seen is None or self._just_seen[:2] != (x, experts):
@@ -142,7 +137,12 @@ class Quantization:
                 self.made[key] = self._pack(each, factors)
             made = self.made[key]
             replace_product(self.emit, each.product, made)
-            self.quantized[each.names[0]] = [made.packed[0].rows, made.packed[0].columns]
+            self._note(each, (made.packed[0].rows, made.packed[0].columns))
+
+    def _note(self, chosen: _Chosen, shape: Sequence[int]) -> None:
+        self.quantized[chosen.names[0]] = list(shape)
+        if self._is_unseen(chosen.product):
+            self.unseen.append(chosen.names[0])
 
     def _round(self, chosen: _Chosen) -> None:
         """Other floats in the same place."""
@@ -151,7 +151,7 @@ class Quantization:
         whole = np.stack(turned) if chosen.is_stack else turned[0]
         value = self._value(f"{chosen.names[0]}.{next(self.numbers)}.rounded", whole, chosen.product)
         chosen.product.node.replace_input_with(1, value)
-        self.quantized[chosen.names[0]] = list(chosen.matrices[0].shape)
+        self._note(chosen, chosen.matrices[0].shape)
 
     def _integers(self, chosen: _Chosen) -> None:
         name = chosen.names[0]
@@ -162,7 +162,7 @@ class Quantization:
         prefix = f"{name}.{next(self.numbers)}"
         stored = self._value(f"{prefix}.numbers", np.ascontiguousarray(numbers.T), None)
         replace_by_integers(self.emit, chosen.product, stored, self._value(f"{prefix}.scales", scales, None))
-        self.quantized[name] = list(numbers.shape)
+        self._note(chosen, numbers.shape)
 
     def _value(self, name: str, array: np.ndarray, like: Product | None) -> ir.Value:
         if like is not None:
@@ -173,7 +173,8 @@ class Quantization:
 
     def _scale_inputs(self, chosen: list[_Chosen]) -> np.ndarray | None:
         """Factors of the columns, where the method has such; the input is divided by them in the graph."""
-        if not hasattr(self.method, "scale_inputs") or any(each.is_stack or self._is_unseen(each) for each in chosen):
+        plain = not any(each.is_stack or self._is_unseen(each.product) for each in chosen)
+        if not plain or not hasattr(self.method, "scale_inputs"):
             return None
         weights = [each.matrices[0] for each in chosen]
         said = self._format(chosen[0])
@@ -197,12 +198,12 @@ class Quantization:
             self._substitute(chosen, restored)
         return Matrices(tuple(packed), chosen.is_stack)
 
-    def _is_unseen(self, chosen: _Chosen) -> bool:
-        return chosen.product.node in self.unseen
+    def _is_unseen(self, product: Product) -> bool:
+        return product.node in self._out_of_sight
 
     def _blocks(self, chosen: _Chosen, at: int, factors: np.ndarray | None, said: Mapping[str, Any]) -> Blocks:
         matrix = chosen.matrices[at]
-        if self._is_unseen(chosen):
+        if self._is_unseen(chosen.product):
             return round_to_nearest(matrix, **said)
         scaled, more = matrix if factors is None else matrix * factors, dict[str, Any]()
         if self.method.CALIBRATED:
@@ -231,7 +232,7 @@ class Quantization:
         else:
             kind = "head" if product.makes_logits else "query" if product.makes else "down" if rows < columns else ""
             said["block_size"] = self.params.get(f"{kind}_block_size") or said["block_size"]
-        return {**said, "bits": 8} if chosen.names[0] in self.eight or self._is_unseen(chosen) else said
+        return {**said, "bits": 8} if chosen.names[0] in self.eight or self._is_unseen(chosen.product) else said
 
     def _store(self, name: str, blocks: Blocks, product: Product) -> tuple[ir.Value, ...]:
         values = [

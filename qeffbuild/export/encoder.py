@@ -41,7 +41,7 @@ def classifier(model: Any, reading: Reading) -> Traceable:
 def listener(model: Any) -> Traceable:
     """Samples [batch, samples], or features [batch, frames, bands] -> logits [batch, frames, characters]."""
     name = model.main_input_name
-    axes = _ROWS if name == SAMPLES else (*_ROWS, bands(model))
+    axes = _ROWS if name == SAMPLES else (*_ROWS, _bands(model))
     sound = Tensor(name=name, dtype="float32", axes=axes)
     return Traceable(
         graph="encoder",
@@ -52,7 +52,7 @@ def listener(model: Any) -> Traceable:
     )
 
 
-def bands(model: Any) -> int:
+def _bands(model: Any) -> int:
     """How many numbers stand for a frame of sound: what its first module takes, else what the configuration says."""
     first = next(module for module in model.modules() if module._parameters and not module._modules)
     if isinstance(first, nn.Linear):

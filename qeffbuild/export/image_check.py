@@ -17,7 +17,7 @@ from qeffbuild.export.language import Language
 from qeffbuild.export.recipes import Recipe
 from qeffbuild.export.selfcheck import TOLERANCE, Disagreement
 from qeffbuild.export.states import CacheForm, accepts
-from qeffbuild.export.vision import Picture, Vision, _rows, features_of, looked
+from qeffbuild.export.vision import Picture, Vision, features_of, looked, rows_of
 from qeffbuild.models.image_positions import RULE, positions_of
 
 BEFORE, AFTER, DECODED = (5, 9), (6, 4), 3
@@ -58,7 +58,7 @@ def reference(model: Any, picture: Picture, *, whole_prompts: bool) -> Expected:
         is_listed = isinstance(features, list | tuple)
         with adapted(model):
             vision = Vision(model, picture, attention="eager")(pixels)
-        size = _rows(features).shape[0]
+        size = rows_of(features).shape[0]
         tokens = _tokens(model, number, before, size, after + DECODED)
         image = (before, before + size)
         expected = model(

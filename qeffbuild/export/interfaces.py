@@ -104,6 +104,11 @@ def mask_at_positions(
     return mask.expand(batch, 1, tokens, kv_length)
 
 
+def causal_mask(position_ids: torch.Tensor, slots: int) -> torch.Tensor:
+    """Each token sees itself and what went before it, for families that make no mask by transformers' functions."""
+    return mask_at_positions(position_ids, slots, masking_utils.causal_mask_function, None)
+
+
 def _mask_maker(original: Callable[..., Any], *, additive: bool) -> Callable[..., Any]:
     """An entry of the mask table: ours when the offset is our position_ids, else transformers' own."""
 

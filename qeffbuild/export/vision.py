@@ -69,11 +69,11 @@ class Vision(nn.Module):
         (pixel_values,) = tensors
         with _attending(self.model, self.attention, self.own), ComputedNow(self.picture.pixels):
             made = looked(self.model, pixel_values, self.picture.geometry)
-            embeddings = _rows(features_of(made))[None]
+            embeddings = rows_of(features_of(made))[None]
             layers = getattr(made, "deepstack_features", None)
             if not layers:
                 return (embeddings,)
-            return embeddings, torch.stack([_rows(layer) for layer in layers])[None]
+            return embeddings, torch.stack([rows_of(layer) for layer in layers])[None]
 
 
 def looked(model: Any, pixels: torch.Tensor, geometry: Mapping[str, Any]) -> Any:
@@ -95,7 +95,7 @@ def stacked_layers(model: Any) -> int:
     return len(getattr(getattr(model.config, "vision_config", None), "deepstack_visual_indexes", None) or ())
 
 
-def _rows(features: Any) -> torch.Tensor:
+def rows_of(features: Any) -> torch.Tensor:
     """Embeddings in the order of their placeholders; models give one tensor per image or per tile, or one of all."""
     several = features if isinstance(features, list | tuple) else [features]
     return torch.cat([part.reshape(-1, part.shape[-1]) for part in several])

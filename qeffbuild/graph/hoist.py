@@ -23,6 +23,8 @@ BINARY = frozenset({"Add", "Div", "Max", "Min", "Mul", "Pow", "Sub", "Where"})
 
 def hoist(graph: ir.Graph) -> None:
     """Of every loop. What has left is made for all tokens at once, where anybody may look at it."""
+    if not any(is_mark(node, BEGIN | END) for node in graph):
+        return
     fill_shapes(graph)
     _Hoist(graph).run()
     fill_shapes(graph)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from qeffbuild.models.own import OWN
@@ -32,3 +35,17 @@ def model_from(config: Any, task: str, *, trust_remote_code: bool = False, **arg
         auto = transformers.AutoModelForCausalLM
         return auto.from_config(config, trust_remote_code=trust_remote_code, **arguments)
     return getattr(transformers, classes(task)[config.model_type])._from_config(config, **arguments)
+
+
+@cache
+def module_of(name: str, files: str) -> str | None:
+    """The module of transformers in whose file a class is written, also where the class wants what is not installed.
+
+    `files` is the pattern of names to look through, such as processing_*.py.
+    """
+    spec = find_spec("transformers")
+    models = Path(str(spec and spec.origin)).parent / "models"
+    for file in sorted(models.glob(f"*/{files}")):
+        if f"class {name}(" in file.read_text("utf-8"):
+            return f"transformers.models.{file.parent.name}.{file.stem}"
+    return None

@@ -20,8 +20,9 @@ _GENERATION = (
 def model_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     """What the runtime has to know of the model. The generation config has the last word, as in transformers."""
     config = facts["config"]
-    text = text_config(config)
-    said = {**text, **config, **(facts["generation_config"] or {})}
+    text, generation = text_config(config), facts["generation_config"] or {}
+    whole = {**text, **config}
+    said = {**whole, **generation}
     vocabulary = text.get("vocab_size") or said.get("vocab_size")  # some say another one of the whole
     eos = said.get("eos_token_id")
     ends = eos if isinstance(eos, list) else [] if eos is None else [eos]
@@ -36,7 +37,7 @@ def model_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
         "bos_token_id": said.get("bos_token_id"),
         "pad_token_id": said.get("pad_token_id"),
         "max_position_embeddings": longest,
-        **_of_task(facts["task"], said, facts["generation_config"] or {**text, **config}),
+        **_of_task(facts["task"], said, generation or whole),
     }
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from qeffbuild.errors import AbsentError, ModelError
+from qeffbuild.models.classes import module_of
 from qeffbuild.models.files import CONFIG, GENERATION_CONFIG, PROCESSORS
 
 PACKED = "processor.zip"
@@ -109,16 +110,11 @@ def _cutter(folder: Path) -> Any:
 
 def _module_of(name: str) -> Any:
     """The module in which a processor class is written."""
-    import transformers
-
-    written = f"class {name}("
-    models = Path(str(transformers.__file__)).parent / "models"
-    for file in sorted(models.glob("*/processing_*.py")):
-        if written in file.read_text("utf-8"):
-            family = file.parent.name
-            _stand_in(family)
-            return importlib.import_module(f"transformers.models.{family}.{file.stem}")
-    raise ModelError("model.unsupported", f"transformers has no {name}")
+    module = module_of(name, "processing_*.py")
+    if module is None:
+        raise ModelError("model.unsupported", f"transformers has no {name}")
+    _stand_in(module.split(".")[2])
+    return importlib.import_module(module)
 
 
 def _stand_in(family: str) -> None:

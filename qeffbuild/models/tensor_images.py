@@ -10,14 +10,14 @@ import enum
 import importlib
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
 
-_ROOM = "torchvision.transforms.v2"
+from qeffbuild.models.classes import module_of
+
+_ROOM, _FILES = "torchvision.transforms.v2", "image_processing_*.py"
 
 
 class InterpolationMode(enum.Enum):
@@ -78,21 +78,12 @@ def class_named(name: str) -> Any:
     from transformers.utils import is_torchvision_available
 
     plain = name.removesuffix("Fast").removesuffix("Pil")
-    found = _file_of(f"{plain}Pil") or _file_of(plain)
-    if found is None:
+    if module := module_of(f"{plain}Pil", _FILES):
+        return getattr(importlib.import_module(module), f"{plain}Pil")
+    module = module_of(plain, _FILES)
+    if module is None:
         return getattr(transformers, name)
-    module = f"transformers.models.{found.parent.name}.{found.stem}"
-    if found.stem.startswith("image_processing_pil_") or is_torchvision_available():
-        return getattr(importlib.import_module(module), f"{plain}Pil" if "_pil_" in found.stem else plain)
-    return getattr(standing_in(module), plain)
-
-
-def _file_of(name: str) -> Path | None:
-    """The file in which a class of image processors is written."""
-    spec = find_spec("transformers")
-    models = Path(str(spec and spec.origin)).parent / "models"
-    files = sorted(models.glob("*/image_processing_*.py"))
-    return next((file for file in files if f"class {name}(" in file.read_text("utf-8")), None)
+    return getattr(importlib.import_module(module) if is_torchvision_available() else standing_in(module), plain)
 
 
 def standing_in(module: str) -> ModuleType:

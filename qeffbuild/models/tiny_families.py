@@ -7,26 +7,27 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 _LAYERS = 3
-_TEXT: dict[str, Any] = {
+TEXT: dict[str, Any] = {
     "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": _LAYERS, "num_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 512, "tie_word_embeddings": False,
 }  # fmt: skip
-_EYE: dict[str, Any] = {
+EYE: dict[str, Any] = {
     "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": _LAYERS, "num_attention_heads": 4,
     "image_size": 16, "patch_size": 4,
 }  # fmt: skip
-_SIGLIP = {**_EYE, "model_type": "siglip_vision_model", "vision_use_head": False}
-_CLIP = {**_EYE, "model_type": "clip_vision_model", "projection_dim": 32}
+SIGLIP = {**EYE, "model_type": "siglip_vision_model", "vision_use_head": False}
+_CLIP = {**EYE, "model_type": "clip_vision_model", "projection_dim": 32}
 _LINEAR: dict[str, Any] = {
     "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 16, "linear_value_head_dim": 16,
     "layer_types": ["linear_attention", "full_attention", "linear_attention"],
 }  # fmt: skip
+SLIDING = {"sliding_window": 12, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
 _EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 _MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
 _HALF = {**_MROPE, "partial_rotary_factor": 0.5}
 _TILINGS = [[16, 32], [32, 16], [32, 32]]
-_SQUARE = {"height": 16, "width": 16}
-_IMAGE = {"image": "<image>"}
+SQUARE = {"height": 16, "width": 16}
+IMAGE = {"image": "<image>"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,11 +44,11 @@ class Family:
 
 def _llava(text: str, cutter: str, **more: Any) -> Family:
     return Family(
-        config={"vision_config": _CLIP, "text_config": {"model_type": text, **_TEXT}, "image_seq_length": 16, **more},
-        tokens=_IMAGE,
+        config={"vision_config": _CLIP, "text_config": {"model_type": text, **TEXT}, "image_seq_length": 16, **more},
+        tokens=IMAGE,
         ids={"image_token_index": "image"},
         cutter=cutter,
-        cutting={"size": {"shortest_edge": 16}, "crop_size": _SQUARE, **more},
+        cutting={"size": {"shortest_edge": 16}, "crop_size": SQUARE, **more},
         processor={"patch_size": 4, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1},
     )
 
@@ -58,7 +59,7 @@ def _qwen(vision: Mapping[str, Any], **text: Any) -> Family:
     eye = {"depth": _LAYERS, "num_heads": 4, "patch_size": 4, "spatial_merge_size": 2, **vision}
     merged = (2 * 4) ** 2  # pixels that become one token
     return Family(
-        config={"vision_config": eye, "text_config": {**_TEXT, "rope_parameters": _MROPE, **text}},
+        config={"vision_config": eye, "text_config": {**TEXT, "rope_parameters": _MROPE, **text}},
         tokens=tokens,
         ids={f"{name}_token_id": name for name in tokens},
         cutter="Qwen2VLImageProcessorPil",
@@ -67,10 +68,10 @@ def _qwen(vision: Mapping[str, Any], **text: Any) -> Family:
 
 
 def _idefics(cutter: str) -> Family:
-    named = {**_IMAGE, "fake_image": "<fake_token_around_image>", "global_image": "<global-img>"}
+    named = {**IMAGE, "fake_image": "<fake_token_around_image>", "global_image": "<global-img>"}
     tiles = {f"tile{row}{column}": f"<row_{row}_col_{column}>" for row in range(1, 4) for column in range(1, 4)}
     return Family(
-        config={"vision_config": _EYE, "text_config": {"model_type": "llama", **_TEXT}, "scale_factor": 2},
+        config={"vision_config": EYE, "text_config": {"model_type": "llama", **TEXT}, "scale_factor": 2},
         tokens={**named, **tiles, "end_of_utterance": "<end_of_utterance>", "video": "<video>"},
         ids={"image_token_id": "image"},
         cutter=cutter,
@@ -80,34 +81,32 @@ def _idefics(cutter: str) -> Family:
 
 
 def _gemma3() -> Family:
-    text = {"model_type": "gemma3_text", **_TEXT, "sliding_window": 12, "query_pre_attn_scalar": 16}
-    text |= {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
-    eye = {**_EYE, "model_type": "siglip_vision_model"}
+    text = {"model_type": "gemma3_text", **TEXT, **SLIDING, "query_pre_attn_scalar": 16}
+    eye = {**EYE, "model_type": "siglip_vision_model"}
     return Family(
         config={"vision_config": eye, "text_config": text, "mm_tokens_per_image": 4},
         tokens={"image": "<image_soft_token>", "boi": "<start_of_image>", "eoi": "<end_of_image>"},
         ids={"image_token_id": "image", "boi_token_index": "boi", "eoi_token_index": "eoi"},
         cutter="Gemma3ImageProcessorPil",
-        cutting={"size": _SQUARE},
+        cutting={"size": SQUARE},
         processor={"image_seq_length": 4},
     )
 
 
 def _paligemma() -> Family:
-    text = {"model_type": "gemma", **_TEXT}
+    text = {"model_type": "gemma", **TEXT}
     return Family(
-        config={"vision_config": _SIGLIP, "text_config": text, "projection_dim": 64},
-        tokens=_IMAGE,
+        config={"vision_config": SIGLIP, "text_config": text, "projection_dim": 64},
+        tokens=IMAGE,
         ids={"image_token_index": "image"},
         cutter="SiglipImageProcessorPil",
-        cutting={"size": _SQUARE, "image_seq_length": 16},
+        cutting={"size": SQUARE, "image_seq_length": 16},
     )
 
 
 def _exaone4_5() -> Family:
     qwen = _qwen({**_OUT, "window_size": 16, "fullatt_block_indexes": [1], "num_key_value_heads": 2})
-    text = {"model_type": "exaone4", **_TEXT, "sliding_window": 12}
-    text |= {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+    text = {"model_type": "exaone4", **TEXT, **SLIDING}
     return replace(qwen, config={**qwen.config, "text_config": text})
 
 
@@ -121,10 +120,10 @@ def _glm4v_moe() -> Family:
 def _idefics2() -> Family:
     resampler = {"resampler_n_latents": 4, "resampler_depth": 2, "resampler_n_heads": 4, "resampler_head_dim": 16}
     resampler |= {"num_key_value_heads": 2, "hidden_size": 64}
-    text = {"model_type": "mistral", **_TEXT}
+    text = {"model_type": "mistral", **TEXT}
     return Family(
-        config={"vision_config": _EYE, "text_config": text, "perceiver_config": resampler},
-        tokens={**_IMAGE, "image_boundary": "<fake_token_around_image>", "end_of_utterance": "<end_of_utterance>"},
+        config={"vision_config": EYE, "text_config": text, "perceiver_config": resampler},
+        tokens={**IMAGE, "image_boundary": "<fake_token_around_image>", "end_of_utterance": "<end_of_utterance>"},
         ids={"image_token_id": "image"},
         cutter="Idefics2ImageProcessorPil",
         cutting={"size": {"shortest_edge": 16, "longest_edge": 16}, "do_image_splitting": False},
@@ -134,7 +133,7 @@ def _idefics2() -> Family:
 
 def _lighton_ocr() -> Family:
     mistral = _mistral3()
-    config = {**mistral.config, "text_config": {"model_type": "qwen3", **_TEXT}}
+    config = {**mistral.config, "text_config": {"model_type": "qwen3", **TEXT}}
     del config["vision_feature_layer"]
     tokens = {"image": "<|image_pad|>", "image_break": "<|vision_pad|>", "image_end": "<|vision_end|>"}
     return replace(mistral, config=config, tokens=tokens, ids={"image_token_id": "image"})
@@ -143,7 +142,7 @@ def _lighton_ocr() -> Family:
 def _llava_next_video() -> Family:
     still = _llava("llama", "LlavaNextImageProcessorPil", image_grid_pinpoints=_TILINGS)
     ids = {"image_token_index": "image", "video_token_index": "video"}
-    return replace(still, tokens={**_IMAGE, "video": "<video>"}, ids=ids)
+    return replace(still, tokens={**IMAGE, "video": "<video>"}, ids=ids)
 
 
 def _paddleocr_vl() -> Family:
@@ -152,7 +151,7 @@ def _paddleocr_vl() -> Family:
     cutting = {"patch_size": 4, "min_pixels": least, "max_pixels": most}
     return replace(
         qwen,
-        config={**qwen.config, "vision_config": {**_EYE, "spatial_merge_size": 2}},
+        config={**qwen.config, "vision_config": {**EYE, "spatial_merge_size": 2}},
         cutter="PaddleOCRVLImageProcessorPil",
         cutting={**cutting, "size": {"shortest_edge": least, "longest_edge": most}},
     )
@@ -160,8 +159,8 @@ def _paddleocr_vl() -> Family:
 
 def _video_llama_3() -> Family:
     return Family(
-        config={"vision_config": _EYE, "text_config": {"model_type": "qwen2", **_TEXT}},
-        tokens={**_IMAGE, "video": "<video>"},
+        config={"vision_config": EYE, "text_config": {"model_type": "qwen2", **TEXT}},
+        tokens={**IMAGE, "video": "<video>"},
         ids={"image_token_id": "image", "video_token_id": "video"},
         cutter="VideoLlama3ImageProcessorPil",
         cutting={"patch_size": 4, "min_pixels": 256, "max_pixels": 1536},
@@ -169,25 +168,25 @@ def _video_llama_3() -> Family:
 
 
 def _internvl() -> Family:
-    eye = {**_EYE, "image_size": [16, 16], "patch_size": [4, 4]}
+    eye = {**EYE, "image_size": [16, 16], "patch_size": [4, 4]}
     tokens = {"start_image": "<img>", "end_image": "</img>", "context_image": "<IMG_CONTEXT>", "video": "<video>"}
     return Family(
-        config={"vision_config": eye, "text_config": {"model_type": "qwen2", **_TEXT}, "image_seq_length": 4},
+        config={"vision_config": eye, "text_config": {"model_type": "qwen2", **TEXT}, "image_seq_length": 4},
         tokens=tokens,
         ids={"image_token_id": "context_image"},
         cutter="GotOcr2ImageProcessorPil",
-        cutting={"size": _SQUARE, "crop_to_patches": True, "min_patches": 1, "max_patches": 4},
+        cutting={"size": SQUARE, "crop_to_patches": True, "min_patches": 1, "max_patches": 4},
         processor={"image_seq_length": 4},
     )
 
 
 def _mistral3() -> Family:
-    eye = {**_EYE, "model_type": "pixtral", "image_size": 32, "head_dim": 8}
+    eye = {**EYE, "model_type": "pixtral", "image_size": 32, "head_dim": 8}
     parts = {"patch_size": 4, "spatial_merge_size": 2}
     return Family(
         config={
             "vision_config": eye,
-            "text_config": {"model_type": "mistral", **_TEXT},
+            "text_config": {"model_type": "mistral", **TEXT},
             "spatial_merge_size": 2,
             "vision_feature_layer": -1,
         },
@@ -200,18 +199,17 @@ def _mistral3() -> Family:
 
 
 def _aya_vision() -> Family:
-    text = {"model_type": "cohere2", **_TEXT, "sliding_window": 12}
-    text |= {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
-    tokens = {**_IMAGE, "start_of_img": "<|START_OF_IMG|>", "end_of_img": "<|END_OF_IMG|>"}
+    text = {"model_type": "cohere2", **TEXT, **SLIDING}
+    tokens = {**IMAGE, "start_of_img": "<|START_OF_IMG|>", "end_of_img": "<|END_OF_IMG|>"}
     tokens |= {"img_patch": "<|IMG_PATCH|>", "img_line_break": "<|IMG_LINE_BREAK|>"}
     tokens |= {"tile": "TILE", "tile_global": "TILE_GLOBAL"}
     sizes = {"downsample_factor": 2, "alignment_intermediate_size": 32}
     return Family(
-        config={"vision_config": _SIGLIP, "text_config": text, **sizes},
+        config={"vision_config": SIGLIP, "text_config": text, **sizes},
         tokens=tokens,
         ids={"image_token_index": "img_patch"},
         cutter="GotOcr2ImageProcessorPil",
-        cutting={"size": _SQUARE, "crop_to_patches": True, "min_patches": 1, "max_patches": 4},
+        cutting={"size": SQUARE, "crop_to_patches": True, "min_patches": 1, "max_patches": 4},
         processor={"patch_size": 4, "img_size": 16, "downsample_factor": 2},
     )
 
@@ -219,11 +217,11 @@ def _aya_vision() -> Family:
 def _llava_onevision() -> Family:
     tiled = {"image_grid_pinpoints": _TILINGS, "vision_aspect_ratio": "anyres_max_4", "vision_feature_layer": -1}
     return Family(
-        config={"vision_config": _SIGLIP, "text_config": {"model_type": "qwen2", **_TEXT}, **tiled},
-        tokens={**_IMAGE, "video": "<video>"},
+        config={"vision_config": SIGLIP, "text_config": {"model_type": "qwen2", **TEXT}, **tiled},
+        tokens={**IMAGE, "video": "<video>"},
         ids={"image_token_index": "image", "video_token_index": "video"},
         cutter="LlavaOnevisionImageProcessorPil",
-        cutting={"size": _SQUARE, "image_grid_pinpoints": _TILINGS},
+        cutting={"size": SQUARE, "image_grid_pinpoints": _TILINGS},
         processor={
             "num_image_tokens": 16,
             "vision_feature_select_strategy": "full",
@@ -239,7 +237,7 @@ def _glm4v() -> Family:
     return Family(
         config={
             "vision_config": eye,
-            "text_config": {**_TEXT, "rope_parameters": {**_HALF, "mrope_section": [1, 1, 2]}},
+            "text_config": {**TEXT, "rope_parameters": {**_HALF, "mrope_section": [1, 1, 2]}},
         },
         tokens={name: f"<|{word}|>" for name, word in zip(named, words, strict=True)},
         ids={f"{name}_token_id": name for name in named},

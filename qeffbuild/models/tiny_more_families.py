@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from qeffbuild.models.tiny_families import _EYE, _IMAGE, _SIGLIP, _SQUARE, _TEXT, Family
-
-_SLIDING = {"sliding_window": 12, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+from qeffbuild.models.tiny_families import EYE, IMAGE, SIGLIP, SLIDING, SQUARE, TEXT, Family
 
 
 def _llama4() -> Family:
     text: dict[str, Any] = {
-        **_TEXT, "model_type": "llama4_text", "intermediate_size_mlp": 128, "num_local_experts": 4,
+        **TEXT, "model_type": "llama4_text", "intermediate_size_mlp": 128, "num_local_experts": 4,
         "interleave_moe_layer_step": 2, "attention_chunk_size": 16, "no_rope_layers": [1, 0, 1],
         "layer_types": ["chunked_attention", "full_attention", "chunked_attention"],
     }  # fmt: skip
     eye: dict[str, Any] = {
-        **_EYE, "model_type": "llama4_vision_model", "vision_output_dim": 48, "projector_input_dim": 48,
+        **EYE, "model_type": "llama4_vision_model", "vision_output_dim": 48, "projector_input_dim": 48,
         "projector_output_dim": 48, "intermediate_size": 128,
     }  # fmt: skip
     words = ("image_start", "image_end", "tile_x_separator", "tile_y_separator", "patch", "image")
@@ -26,34 +24,34 @@ def _llama4() -> Family:
         tokens={word: f"<|{word}|>" for word in words},
         ids={"image_token_index": "patch", "boi_token_index": "image_start", "eoi_token_index": "image_end"},
         cutter="Llama4ImageProcessor",
-        cutting={"size": _SQUARE, "max_patches": 4},
+        cutting={"size": SQUARE, "max_patches": 4},
         processor={"patch_size": 4},
     )
 
 
 def _cohere2_vision() -> Family:
-    tokens = {**_IMAGE, "boi": "<|START_OF_IMG|>", "eoi": "<|END_OF_IMG|>", "img_line_break": "<|IMG_LINE_BREAK|>"}
+    tokens = {**IMAGE, "boi": "<|START_OF_IMG|>", "eoi": "<|END_OF_IMG|>", "img_line_break": "<|IMG_LINE_BREAK|>"}
     return Family(
         config={
-            "vision_config": _SIGLIP,
-            "text_config": {"model_type": "cohere2", **_TEXT, **_SLIDING},
+            "vision_config": SIGLIP,
+            "text_config": {"model_type": "cohere2", **TEXT, **SLIDING},
             "alignment_intermediate_size": 64,
         },
         tokens=tokens,
         ids={"image_token_id": "image"},
         cutter="Cohere2VisionImageProcessor",
-        cutting={"size": _SQUARE, "patch_size": 2, "max_patches": 4},
+        cutting={"size": SQUARE, "patch_size": 2, "max_patches": 4},
     )
 
 
 def _lfm2_vl() -> Family:
     tiles = {f"tile{row}{column}": f"<|img_row_{row}_col_{column}|>" for row in range(1, 4) for column in range(1, 4)}
-    text = {"model_type": "lfm2", **_TEXT, "layer_types": ["conv", "full_attention", "conv"], "block_ff_dim": 128}
-    eye = {**_EYE, "model_type": "siglip2_vision_model", "num_patches": 16, "vision_use_head": False}
+    text = {"model_type": "lfm2", **TEXT, "layer_types": ["conv", "full_attention", "conv"], "block_ff_dim": 128}
+    eye = {**EYE, "model_type": "siglip2_vision_model", "num_patches": 16, "vision_use_head": False}
     words = {"image_start": "<|image_start|>", "image_end": "<|image_end|>", "thumb": "<|img_thumbnail|>"}
     return Family(
         config={"vision_config": eye, "text_config": text, "projector_hidden_size": 64},
-        tokens={**_IMAGE, **words, **tiles},
+        tokens={**IMAGE, **words, **tiles},
         ids={"image_token_id": "image"},
         cutter="Lfm2VlImageProcessor",
         cutting={
@@ -68,11 +66,11 @@ def _lfm2_vl() -> Family:
 
 def _deepseek_vl() -> Family:
     return Family(
-        config={"vision_config": _SIGLIP, "text_config": {"model_type": "llama", **_TEXT}},
-        tokens=_IMAGE,
+        config={"vision_config": SIGLIP, "text_config": {"model_type": "llama", **TEXT}},
+        tokens=IMAGE,
         ids={"image_token_id": "image"},
         cutter="DeepseekVLImageProcessorPil",
-        cutting={"size": _SQUARE, "min_size": 4},
+        cutting={"size": SQUARE, "min_size": 4},
         processor={"num_image_tokens": 16},
     )
 
@@ -80,7 +78,7 @@ def _deepseek_vl() -> Family:
 def _ernie4_5_vl_moe() -> Family:
     eye = {"depth": 3, "num_heads": 4, "patch_size": 4, "hidden_size": 32, "intermediate_size": 64}
     text: dict[str, Any] = {
-        **_TEXT, "moe_num_experts": 4, "moe_k": 2, "moe_num_shared_experts": 1, "moe_intermediate_size": [32, 32],
+        **TEXT, "moe_num_experts": 4, "moe_k": 2, "moe_num_shared_experts": 1, "moe_intermediate_size": [32, 32],
         "mlp_layer_types": ["dense", "sparse", "sparse"],
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [3, 3, 2]},
     }  # fmt: skip

@@ -22,7 +22,7 @@ from check import reason_of
 from qeffbuild.backends.onnxruntime.lower import lower
 from qeffbuild.errors import QeffBuildError
 from qeffbuild.export import tasks
-from qeffbuild.export.encoder import bands, pool
+from qeffbuild.export.encoder import listener, pool
 from qeffbuild.export.skeleton import small_model
 from qeffbuild.graph.files import load_graph, save_graph
 from qeffbuild.graphs import Member, members
@@ -35,7 +35,7 @@ VOCABULARY, END = 256, 2
 TOLERANCE = 1e-4
 POOLINGS = ("mean", "max", "cls", "last", "none")
 LENGTHS = (13, 5, 1, 45)  # the last one is longer than the windows and blocks of the small models
-SAMPLES, FRAMES = (4800, 6400, 8000), (96, 133, 200)
+SOUNDS = {"input_values": (4800, 6400, 8000), "input_features": (96, 133, 200)}
 HEARD = {"input_values": (6400, 9123), "input_features": (290, 517)}  # where a model hears any length
 DECODED = (101, 35, 222, 60, 143, 112, 190, 34)
 CTX_LEN = 16
@@ -125,15 +125,11 @@ class Graph:
 
 def _rows(task: str, model: Any) -> list[Feed]:
     chance = np.random.default_rng(1)
-    if task == CTC:
-        name = model.main_input_name
-        shapes = [(1, n) for n in SAMPLES] if name == "input_values" else [(1, n, bands(model)) for n in FRAMES]
-        return [{name: chance.normal(size=shape).astype(np.float32)} for shape in shapes]
-    if task == SPEECH:
+    if task in (CTC, SPEECH):
         from qeffbuild.export.sound import silence, sound_of
 
-        sound = sound_of(model)
-        shapes = [silence(sound, length).shape for length in HEARD[sound.name]]
+        (sound,), lengths = (listener(model).inputs, SOUNDS) if task == CTC else ((sound_of(model),), HEARD)
+        shapes = [silence(sound, length).shape for length in lengths[sound.name]]
         return [{sound.name: chance.normal(size=shape).astype(np.float32)} for shape in shapes]
     texts = [np.append(chance.integers(10, VOCABULARY - 10, length - 1), END)[None] for length in LENGTHS]
     return [{"input_ids": ids, "attention_mask": np.ones_like(ids)} for ids in texts]
