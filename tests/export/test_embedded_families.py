@@ -23,10 +23,12 @@ WINDOWS = {
     "mistral": {"window 8, rotary inside": 6},
 }
 FUSED = {
-    "llama": {"attention_packed": 6, "QuickGelu": 6, "RMSNormalization": 1, "SkipSimplifiedLayerNormalization": 12},
-    "gemma2": {"attention_packed": 6, "FastGelu": 6, "RMSNormalization": 13, "SkipSimplifiedLayerNormalization": 12},
-    "phi": {"FastGelu": 6, "SkipLayerNormalization": 6},
-    "mpt": {"Gelu": 6, "SkipLayerNormalization": 12},
+    "llama": {"attention_packed": 6, "QuickGelu": 6, "RMSNormalization": 1, "SkipSimplifiedLayerNormalization": 12}
+    | {"products_of_asked_tokens": 4},
+    "gemma2": {"attention_packed": 6, "FastGelu": 6, "RMSNormalization": 13, "SkipSimplifiedLayerNormalization": 12}
+    | {"products_of_asked_tokens": 4},
+    "phi": {"FastGelu": 6, "SkipLayerNormalization": 6, "products_of_asked_tokens": 3},
+    "mpt": {"Gelu": 6, "SkipLayerNormalization": 12, "products_of_asked_tokens": 3},
 }
 QUICK = ("llama", "gemma2", "phi")  # one plain, one with windows and caps, one that turns a part of each head
 

@@ -12,8 +12,10 @@ from onnx_ir.passes.common import InlinePass
 
 from qeffbuild.backends.onnxruntime.activations import fuse_activations
 from qeffbuild.backends.onnxruntime.attention import fuse_attention
+from qeffbuild.backends.onnxruntime.detours import drop_detours, drop_flattening
+from qeffbuild.backends.onnxruntime.gathering import gather_early
 from qeffbuild.backends.onnxruntime.norms import fuse_norms
-from qeffbuild.backends.onnxruntime.packing import absorb_biases, drop_detours, drop_flattening, pack_attention
+from qeffbuild.backends.onnxruntime.packing import absorb_biases, pack_attention
 from qeffbuild.backends.onnxruntime.tables import round_tables
 from qeffbuild.calibration.kv import Scales, drop_rounding, read_scales, round_to_int8
 from qeffbuild.executor.work import Work
@@ -81,6 +83,7 @@ def lower(
     counts["biases_absorbed"] = absorb_biases(model.graph)
     counts["attention_packed"] = pack_attention(model.graph)
     counts |= fuse_activations(model) | fuse_norms(model)
+    counts["products_of_asked_tokens"] = gather_early(model.graph)
     tables = round_tables(model.graph, embedding_bits) if embedding_bits else {}
     model.graph.sort()  # a fused norm stands where its sum was, and its scale may be made further on
     return {

@@ -37,48 +37,6 @@ def absorb_biases(graph: ir.Graph) -> int:
     return done
 
 
-def drop_flattening(graph: ir.Graph) -> int:
-    """MatMulNBits takes tensors of any rank: reshapes to a matrix before it and back behind it go; how often."""
-    done = 0
-    for node in list(graph):
-        if node.op_type != "MatMulNBits" or node.inputs[0] is None:
-            continue
-        before = node.inputs[0].producer()
-        users = [user for user, _ in node.outputs[0].uses()]
-        if before is None or before.op_type != "Reshape" or not users or before.inputs[0] is None:
-            continue
-        source, ends = before.inputs[0], [user.outputs[0].shape for user in users]
-        if any(user.op_type != "Reshape" for user in users) or source.shape is None:
-            continue
-        wanted = ir.Shape([*source.shape[:-1], node.attributes["N"].as_int()])
-        if any(shape is None or shape != wanted for shape in ends):
-            continue
-        node.replace_input_with(0, source)
-        node.outputs[0].shape = wanted
-        for user in users:
-            replaced = user.outputs[0]
-            replaced.replace_all_uses_with(node.outputs[0], replace_graph_outputs=True)
-        done += 1
-    remove_unread(graph)
-    return done
-
-
-def drop_detours(graph: ir.Graph) -> int:
-    """A reshape that brings back the shape from before another one goes, with it; how often."""
-    done = 0
-    for node in list(graph):
-        inner = node.inputs[0].producer() if node.op_type == "Reshape" and node.inputs[0] is not None else None
-        source = inner.inputs[0] if inner is not None and inner.op_type == "Reshape" else None
-        if source is None or source.shape is None or source.shape != node.outputs[0].shape:
-            continue
-        if any(isinstance(size, ir.SymbolicDim) and size.value is None for size in source.shape):
-            continue
-        node.outputs[0].replace_all_uses_with(source, replace_graph_outputs=True)
-        done += 1
-    remove_unread(graph)
-    return done
-
-
 def pack_attention(graph: ir.Graph) -> int:
     """Gives GroupQueryAttention one packed product in place of three; how often."""
     emit, foldable, done = Emitter(graph, "packed"), foldable_values(graph), 0

@@ -12,7 +12,14 @@ from qeffbuild.spec.types import BuildSpec
 
 _ROOM = "qeffbuild.backends.onnxruntime"
 _SESSION = f"{_ROOM}.session"  # packaging ends with a run in it
-_LOADING = tuple(f"{_ROOM}.{name}" for name in ("buffers", "heap", "pages", "rows", "session"))
+_LOADING = tuple(f"{_ROOM}.{name}" for name in ("buffers", "heap", "loading", "pages", "rows", "session"))
+_LOWERING = tuple(
+    f"{_ROOM}.{name}"
+    for name in (
+        *("activations", "attention", "detours", "gathering", "masks", "norms", "packing", "rotary", "rows", "tables"),
+        "tokenwise",
+    )
+)
 _PREPACK = f"{_ROOM}.prepack"
 # By profile, bits, and whether a text makes good what large blocks lose: what a spec that says nothing of it gets.
 _BLOCKS: dict[tuple[str, int, str], dict[str, int]] = {
@@ -107,10 +114,7 @@ def _lower(spec: BuildSpec, name: str, graph: str) -> Step:
             "qeffbuild.calibration",
             *_GRAPH_CODE,
             "qeffbuild.package",
-            *(
-                f"{_ROOM}.{name}"
-                for name in ("activations", "attention", "masks", "norms", "packing", "rotary", "rows", "tables")
-            ),
+            *_LOWERING,
         ),
         tools=_GRAPH_TOOLS,
     )

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,23 +18,14 @@ import numpy as np
 
 from qeffbuild.backends.onnxruntime import rows
 from qeffbuild.backends.onnxruntime.buffers import shape_of, zeroed
-from qeffbuild.backends.onnxruntime.pages import large_pages
-from qeffbuild.errors import AbsentError, BackendError
+from qeffbuild.backends.onnxruntime.loading import load_for_decoding, load_for_prompts, ort
 from qeffbuild.package import Package
 from qeffbuild.signature import IoSignature, State
-
-try:
-    import onnxruntime as ort
-except ImportError as cause:
-    raise AbsentError("onnxruntime.absent", "onnxruntime cannot be imported", hint="pip install onnxruntime") from cause
 
 log = logging.getLogger(__name__)
 
 _BINDINGS = 16  # shapes whose buffers are kept per set of states, the least recently used goes first
 _PROMPT = 24  # tokens of a row from which on the form for prompts is the faster one
-_MANY = 64 << 20  # bytes of weights that no cache of a processor holds
-_WAIT_US = "1000"  # that a thread looks for the next operator before it sleeps
-_QUIET = 3  # ONNX Runtime's warnings are about its own rewriting; errors reach us as exceptions
 
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -49,8 +39,8 @@ def open_session(package: Package, *, threads: int | None = None, devices: Seque
     for name, said in package.manifest["graphs"].items():
         signature, in_place = package.signature(name), frozenset(said.get("in_place", ()))
         graphs[name] = _Graph(
-            session=_load_for_decoding(package, said["file"], _options(threads, is_final="prefill" in said)),
-            prefill=_load_for_prompts(package, said, threads) if "prefill" in said else None,
+            session=load_for_decoding(package, said, signature, threads),
+            prefill=load_for_prompts(package, said, threads) if "prefill" in said else None,
             signature=signature,
             names=tuple(tensor.name for tensor in signature.inputs),
             in_place=in_place,
@@ -58,53 +48,6 @@ def open_session(package: Package, *, threads: int | None = None, devices: Seque
             rows_apart=said.get("rows_apart", False),
         )
     return Session(graphs)
-
-
-def _options(threads: int | None, *, is_final: bool = False) -> ort.SessionOptions:
-    """`is_final`: the graph is made of integers and as fused as can be; to look for more is a tenth of loading it."""
-    options = ort.SessionOptions()
-    if is_final:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.intra_op_num_threads = threads or 0
-    options.log_severity_level = _QUIET
-    # Operators follow each other within microseconds; to be woken for each costs a token a quarter of its time. A
-    # thread that finds nothing for so long sleeps, so a session that nobody asks costs nobody a core.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "1")
-    options.add_session_config_entry("session.intra_op.spin_duration_us", _WAIT_US)
-    return options
-
-
-def _load_for_prompts(package: Package, said: Mapping[str, Any], threads: int | None) -> ort.InferenceSession:
-    """Weights stay in the file as they are, which costs a run a twentieth, where loading would take as long again.
-
-    Blocks are another matter: without what is done to them while loading, a product takes many times as long.
-    """
-    options = _options(threads, is_final=True)
-    if not said.get("prefill_has_blocks", True):
-        options.add_session_config_entry("session.disable_prepacking", "1")
-    return _load(package, said["prefill"], options)
-
-
-def _load_for_decoding(package: Package, file: str, options: ort.SessionOptions) -> ort.InferenceSession:
-    """All weights are read for each token, so where there are many it matters how fast memory is found."""
-    data = (package.path / file).with_suffix(".data")
-    size = data.stat().st_size if data.is_file() else 0
-    with large_pages(size) if size >= _MANY else nullcontext():
-        return _load(package, file, options)
-
-
-def _load(package: Package, file: str, options: ort.SessionOptions) -> ort.InferenceSession:
-    try:
-        return ort.InferenceSession(package.path / file, options, providers=["CPUExecutionProvider"])
-    # ONNX Runtime's exceptions have no common base but this.
-    except Exception as cause:
-        problem = str(cause).strip().splitlines()[0]
-        raise BackendError(
-            "backend.file",
-            f"{file}: onnxruntime does not load it: {problem}",
-            where=str(package.path),
-            hint="`qeffbuild verify` tells whether the package is damaged; else build it with this onnxruntime",
-        ) from cause
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
