@@ -36,6 +36,9 @@ VARIANTS = (
     _ours("qeffbuild fp32", bits=32, models=(SMALL, MIDDLE)),
     _ours("int8 fast", "quantization=int8", FAST, bits=8),
     _ours("int8", "quantization=int8", bits=8),
+    _ours(
+        "int8 fast, int8 cache", "quantization=int8", "quantization.kv_cache=int8", FAST, bits=8, models=(MIDDLE,),
+    ),
     Variant("llama.cpp q8_0", "llama.cpp", ("q8_0",), 8),
     Variant("OpenVINO int8", "openvino", ("int8",), 8, (MIDDLE,)),
     Variant("onnxruntime-genai int8", "onnxruntime-genai", ("int8",), 8, (MIDDLE, LARGE)),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 from decoder_steps import build, generate
 from neutral_decoder import KV_HEADS, LAYERS, Decoder, make_decoder
@@ -166,3 +168,18 @@ def test_an_int8_cache_is_stored_so_where_attention_is_fused(
     feed = {"input_ids": np.arange(1, 31)[None], "position_ids": np.arange(30)[None], "logits_index": np.array([[29]])}
     last, truth = session.run("decoder", feed, one)["logits"][0, 0], decoder.logits(list(range(1, 31)))[-1]
     assert np.linalg.norm(last - truth) / np.linalg.norm(truth) < 0.05
+
+
+@pytest.mark.parametrize(("attention", "told"), [("auto", ["1", None]), ("portable", [None, None])])
+def test_what_decodes_from_an_int8_cache_is_told_to_do_without_flash_attention(
+    decoder: Decoder, tmp_path: Path, text: Path, attention: str, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = params("int8", kv_cache="int8", calibration_tokens=512, block_size=16)
+    built = build(decoder, tmp_path / "package", attention=attention, quantization=said, calibration=text, prefill=True)
+    variable, seen, load = "ORT_GQA_DISABLE_FLASH_ATTENTION", [], ort.InferenceSession
+    monkeypatch.setattr(ort, "InferenceSession", lambda *a, **k: seen.append(os.environ.get(variable)) or load(*a, **k))
+
+    open_session(built, threads=1)
+
+    assert seen == told
+    assert variable not in os.environ

@@ -6,7 +6,7 @@ from collections.abc import Container
 
 import onnx_ir as ir
 
-PRODUCTS = frozenset({"MatMul", "MatMulNBits", "MatMulIntegerToFloat"})
+PRODUCTS = frozenset({"MatMul", "MatMulInteger", "MatMulIntegerToFloat", "MatMulNBits"})
 _NORMS = frozenset({"LayerNormalization", "RMSNormalization", "Softmax"})
 _SUMS_AND_NORMS = frozenset({"SkipLayerNormalization", "SkipSimplifiedLayerNormalization"})
 _REDUCTIONS = frozenset({"ReduceMax", "ReduceMean", "ReduceSum", "ReduceL2", "ReduceSumSquare"})
