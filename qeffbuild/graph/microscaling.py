@@ -52,8 +52,8 @@ def round_elements(values: np.ndarray, element: Element) -> np.ndarray:
 
 def round_rows(values: np.ndarray, element: Element) -> np.ndarray:
     """One float scale per row [N, K], its largest value on the format's largest: how fp8 weights are stored."""
-    most = np.abs(values).max(-1, keepdims=True)
-    scale = np.where(most > 0, most / element.largest, 1).astype(np.float32)
+    scale = (np.abs(values).max(-1, keepdims=True) / element.largest).astype(np.float32)
+    scale = np.where(scale > 0, scale, np.float32(1))  # a row of zeros, or of the very smallest numbers
     return round_elements(values / scale, element) * scale
 
 

@@ -40,7 +40,7 @@ def test_numbers_and_scales_come_to_what_ggml_says(kind: str) -> None:
     size, nbytes = gguf.GGML_QUANT_SIZES[KIND[kind]]
     raw = np.random.default_rng(3).integers(0, 256, (4, 3 * nbytes), np.uint8)
     for at in range(0, raw.shape[1], nbytes):  # scales of a sensible size
-        place = at + (nbytes - 2 if kind.endswith("K") else 0)
+        place = at + (nbytes - 2 if kind.endswith("K") else 0)  # (of MXFP4 an exponent)
         raw[:, place : place + 2] = np.array([0.01], np.float16).view(np.uint8)
 
     numbers, zero, scales = ggml.INTEGERS[kind.lower()](raw)

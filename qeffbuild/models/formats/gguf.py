@@ -8,7 +8,10 @@ from typing import Any
 from qeffbuild.models.formats.door import Door, Encoded
 
 # ggml's blocks that are integers with a scale and nothing else: bits that hold them, weights that share a scale.
-GGML: Mapping[str, tuple[int, int]] = {"Q4_0": (4, 32), "Q5_0": (8, 32), "Q6_K": (8, 16), "Q8_0": (8, 32)}
+GGML: Mapping[str, tuple[int, int]] = {
+    "IQ4_NL": (8, 32), "IQ4_XS": (8, 32), "MXFP4": (8, 32), "Q3_K": (4, 16), "Q4_0": (4, 32), "Q5_0": (8, 32),
+    "Q6_K": (8, 16), "Q8_0": (8, 32),
+}  # fmt: skip
 
 
 def gguf(door: Door) -> Iterator[tuple[str, Encoded]]:
