@@ -108,12 +108,12 @@ class Door:
     def expect_groups(self, name: str, columns: int, size: int) -> bool:
         """Whether the tensor puts columns into other groups than their places do; each group must be full."""
         self.expect(name, (columns,), "has a group for each input", ("int32", "int64"))
-        found, plain = self.numbers(name), [at // size for at in range(columns)]
-        if set(found) == {-1}:  # compressed-tensors: never filled in
+        found, plain = list(self.numbers(name)), [at // size for at in range(columns)]
+        if found == plain or set(found) == {-1}:  # compressed-tensors: never filled in
             return False
         if sorted(found) != plain:
             self.contradicts(f"does not fit: {name} is no order of {columns} inputs in groups of {size}")
-        return list(found) != plain
+        return True
 
     def unsupported(self, what: str, hint: str) -> NoReturn:
         where = line_of(self.folder / CONFIG, KEY)
