@@ -28,6 +28,7 @@ from qeffbuild.gate.figures import (
 from qeffbuild.gate.layers import Search
 from qeffbuild.gate.questions import PIXELS
 from qeffbuild.gate.reference import DISTRIBUTIONS, Reference
+from qeffbuild.gate.rounding import is_off, rounded
 from qeffbuild.gate.stream import Row, stream
 from qeffbuild.graph.files import load_graph
 from qeffbuild.graph.weights import Folder, Weights, checkpoint_folder
@@ -39,6 +40,7 @@ from qeffbuild.package import GATE
 _ROUNDING = frozenset({"MatMulNBits", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"}) | {
     "GatherBlockQuantized",
 }  # fmt: skip
+_BEFORE = ("widen", "transform", "export")  # of these steps, the one whose graph is quantized, if there is one
 _BEHIND = ("graph", "quantize", "widen", "transform", "export")  # steps beside whose graphs weights may lie
 
 
@@ -71,15 +73,38 @@ class _Gate:
         self.bits = min([self.quantized.get("bits", 8), *map(_bits, rounding)])
 
     def pass_through(self) -> dict[str, Any]:
+        edge, level = self.work.params["edge"], self.work.params["level"]
+        count, wrong = self._rounded()
+        if wrong is not None:
+            raise StepError("step.gate", f"{edge}: {wrong}", hint=_HINTS[level])
         found, most = self._figures(), self._limits()
         problem = most.broken_by(found)
         if problem is not None:
-            edge, hint = self.work.params["edge"], _HINTS[self.work.params["level"]]
+            hint = _HINTS[level]
             if self.is_lossy:
                 hint = f"more bits or smaller blocks lose less, gate.tolerance allows more, {hint}"
             raise StepError("step.gate", f"{edge}: {problem}{self._where(most)}", hint=hint)
         said = {"figures": found.as_json(), "at_most": found.at_most(), "limits": most.as_json()}
-        return {**said, "prompts": len(self.reference.rows)}
+        return {**said, "prompts": len(self.reference.rows), **({"rounded": count} if count else {})}
+
+    def _rounded(self) -> tuple[int, str | None]:
+        """How many products were held against the weights that they were rounded from; the first wrong one in words."""
+        if "quantize" not in self.work.inputs:
+            return 0, None
+        before = next(self.work.inputs[role] for role in _BEFORE if role in self.work.inputs)
+        stored = {(said.file, said.offset): name for name, said in self.facts.tensors.items()}
+        count = 0
+        for member, was in zip((self.main, *self.others), members(before), strict=True):
+            self.work.progress(0.05, "integers and their weights")
+            graphs = load_graph(member.graph).graph, load_graph(was.graph).graph
+            for found in rounded(*graphs, self.weights, stored):
+                count += 1
+                if is_off(found, calibrated="kl" in self.quantized):
+                    return (
+                        count,
+                        f"{found.name}: a block is {found.steps:.2g} steps from the weights it was rounded from",
+                    )
+        return count, None
 
     def _figures(self) -> Figures:
         self.work.progress(0.1, f"{len(self.reference.rows)} prompts")

@@ -87,7 +87,7 @@ def _gate(spec: BuildSpec, edge: Step, behind: Iterator[Step], leaves: tuple[Lea
         leaves=leaves,
         code=(
             *_GRAPH_CODE,
-            "qeffbuild.calibration.pieces",
+            "qeffbuild.calibration",
             "qeffbuild.export",
             "qeffbuild.models",
             "qeffbuild.package",
