@@ -68,9 +68,8 @@ def admit(spec: BuildSpec, *, frozen: bool = False, may_ask: bool = False) -> Bu
         return _admit_tiny(spec)
     if model.path is None:
         return _admit_of_hub(replace(spec, model=_pinned(model, frozen)), may_ask=may_ask)
-    if (
-        file := _gguf_of(model.path)
-    ) is not None:  # the rest is known once it is a folder: the check step looks at that
+    file = _gguf_of(model.path)
+    if file is not None:  # the rest is known once it is a folder: the check step looks at that
         from qeffbuild.models.gguf_header import context_length
 
         check_task(spec, _TASK_OF_GGUF)

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 REFERENCE = "reference"
 _EDGES = ("export", "transform", "widen", "quantize", "lower")
 _WAITING: Mapping[str, tuple[str, ...]] = {"fast": ("compile", "package"), "full": ("render", "compile", "package")}
-_RUNNER = (
-    "onnxruntime"  # the library that runs graphs here, whatever backend they are for: another may compute otherwise
-)
+_RUNNER = "onnxruntime"  # runs graphs here, whatever backend they are for: another version may compute otherwise
 _GRAPH_TOOLS = ("ml-dtypes", "numpy", "onnx", "onnx-ir", _RUNNER, "safetensors")
 _GRAPH_CODE = ("qeffbuild.gate", "qeffbuild.graph", "qeffbuild.graphs", "qeffbuild.signature")
 
