@@ -25,6 +25,7 @@ from qeffbuild.graph.weights import Weights
 # that choose tokens by an indexer). Another block of the same matrix is 1.4 sizes away.
 NEAREST, CALIBRATED = (0.8, 0.0), (2.0, 1.2)
 _NUMBERS = ".numbers"
+_ROWS = 1024  # that are compared at a time
 _Matrices = Sequence[np.ndarray]
 
 
@@ -113,14 +114,18 @@ def _compared(name: str, node: ir.Node, found: np.ndarray, scales: np.ndarray, w
 
 def _error(found: np.ndarray, wanted: np.ndarray, scales: np.ndarray, size: int) -> tuple[float, float]:
     """A column may be scaled as a whole: its input is divided by as much."""
-    wanted = wanted.astype(np.float32)
-    here, there = np.square(found).sum(0), np.square(wanted).sum(0)
-    factors = np.sqrt(np.divide(here, there, out=np.ones_like(there), where=there > 0))
+    pieces = [slice(start, start + _ROWS) for start in range(0, len(found), _ROWS)]
+    here, there = (sum(np.square(each[rows], dtype=np.float32).sum(0) for rows in pieces) for each in (found, wanted))
+    factors = np.sqrt(np.divide(here, there, out=np.ones_like(here), where=there > 0))
+    return max(_worst(found[rows], wanted[rows] * factors, np.abs(scales[rows]), size) for rows in pieces)
+
+
+def _worst(found: np.ndarray, wanted: np.ndarray, scales: np.ndarray, size: int) -> tuple[float, float]:
     starts = np.arange(0, found.shape[1], size)
     counts = np.diff([*starts, found.shape[1]])
     error, large = (
-        np.sqrt(np.add.reduceat(np.square(each), starts, axis=1) / counts) for each in (found - wanted * factors, found)
+        np.sqrt(np.add.reduceat(np.square(each), starts, axis=1) / counts) for each in (found - wanted, found)
     )
-    steps = np.divide(error, np.abs(scales), out=np.where(error > 0, np.inf, 0.0), where=scales != 0)
+    steps = np.divide(error, scales, out=np.where(error > 0, np.inf, 0.0), where=scales != 0)
     at = np.unravel_index(np.argmax(steps), steps.shape)
     return float(steps[at]), float(error[at] / large[at]) if large[at] > 0 else math.inf
