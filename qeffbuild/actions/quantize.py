@@ -70,13 +70,12 @@ class _One:
 
     def quantized(self, eight: Sequence[str]) -> tuple[ir.Model, dict[str, Any]]:
         params, prefix = self.work.params, self.member.prefix
-        names = {(said.file, said.offset): name for name, said in self.facts.tensors.items()}
         model, method = load_graph(self.member.graph), quantizers.find(params["method"])
         flow = self.flow() if method.CALIBRATED or "budget" in params else None
         if flow is not None:
             hoist(model.graph)
         with (self.work.out / f"{prefix}{DATA}").open("wb") as file:
-            quantization = Quantization(model, self.weights, names, DataFile(file), method, params, flow)
+            quantization = Quantization(model, self.weights, self.facts.names, DataFile(file), method, params, flow)
             quantization.location, quantization.eight = f"{prefix}{DATA}", sorted(eight)
             return model, quantization.carry_out(self.work.progress)
 

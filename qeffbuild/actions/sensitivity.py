@@ -20,13 +20,12 @@ def run(work: Work) -> None:
     facts = Facts.load(work.inputs["model"] / "facts.json")
     checkpoint = checkpoint_folder(work.inputs["model"], work.leaves.get("model"))
     weights = Weights(Folder(work.inputs["graph"]), checkpoint)
-    names = {(said.file, said.offset): name for name, said in facts.tensors.items()}
     text, tokens = work.leaves["calibration"], work.params["calibration_tokens"]
     rows = calibration_rows(checkpoint.path, facts, text, tokens=tokens)
     (member, *_) = members(work.inputs["graph"])
     model, flow = load_graph(member.graph), Flow(load_graph(member.graph), member.signature, weights, rows)
     hoist(model.graph)
-    found, sizes = candidates(model, weights, names, work.params["keep"], flow)
+    found, sizes = candidates(model, weights, facts.names, work.params["keep"], flow)
     work.progress(0.1, f"{len(found)} weights on paths of their own")
     said = measure(flow, found, block_size=work.params["block_size"])
     document = {"schema": 1, "tokens": flow.tokens, "kl": said, "sizes": sizes}

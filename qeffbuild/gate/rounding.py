@@ -51,7 +51,15 @@ def rounded(
     graph: ir.Graph, before: ir.Graph, weights: Weights, stored: Mapping[tuple[str, int], str]
 ) -> Iterator[Rounded]:
     """Of each product in integers of `graph` whose weight is known in `before`, the graph that was quantized."""
-    exact = _by_name(before, stored)
+    exact, known = _by_name(before, stored), dict[str, list[_Matrices]]()
+
+    def matrices(base: str) -> list[_Matrices]:
+        """Of each product that is part of a stored weight; the last one's are kept, as all its experts ask for them."""
+        if base not in known:
+            known.clear()
+            known[base] = [as_rows(each, compute(each.weight, weights)) for each in exact[base]]
+        return known[base]
+
     for node in graph.all_nodes():
         numbers = node.inputs[1] if node.op_type == "MatMulNBits" else None
         if numbers is None:
@@ -60,7 +68,7 @@ def rounded(
         names = [part.removesuffix(_NUMBERS).rsplit(".", 2) for part in parts]
         if not names or not all(len(each) == 3 and each[0] in exact for each in names):
             continue
-        wanted = [list(_matrices(exact[base], int(at), weights)) for base, _, at in names]
+        wanted = [[each[int(at)] for each in matrices(base) if int(at) < len(each)] for base, _, at in names]
         yield _compared(names[0][0], node, *_restored(node, weights), wanted)
 
 
@@ -81,13 +89,6 @@ def _by_name(graph: ir.Graph, stored: Mapping[tuple[str, int], str]) -> dict[str
     for product in products(graph):
         found.setdefault(names_of(product, stored)[0], []).append(product)
     return found
-
-
-def _matrices(same: Sequence[Product], at: int, weights: Weights) -> Iterator[np.ndarray]:
-    for product in same:
-        matrices = as_rows(product, compute(product.weight, weights))
-        if at < len(matrices):
-            yield matrices[at]
 
 
 def _restored(node: ir.Node, weights: Weights) -> tuple[np.ndarray, np.ndarray]:

@@ -17,15 +17,8 @@ from qeffbuild.graph.files import DOMAIN
 from qeffbuild.graph.fold import remove_unread
 from qeffbuild.graph.products import Matrices, Packed, Product, products, replace_product
 
-_ALWAYS_SYMMETRIC = (
-    "int8",
-    "bnb8",
-    "mxfp4",
-    "e2m1",
-    "packed",
-    "ggml_q4_0",
-    "ggml_q8_0",
-)  # without zero points of their own
+# Formats without zero points of their own.
+_ALWAYS_SYMMETRIC = ("int8", "bnb8", "mxfp4", "e2m1", "packed", "ggml_q4_0", "ggml_q8_0")
 
 
 def hold_blocks(graph: ir.Graph, bits: Collection[int] = (4, 8)) -> dict[str, str]:

@@ -36,6 +36,12 @@ def symbolic(graph: ir.Graph, op_type: str) -> list[ir.Node]:
     return [node for node in graph if node.domain == DOMAIN and node.op_type == op_type]
 
 
+def maker(value: ir.Value | None, op_type: str) -> ir.Node | None:
+    """The node that makes the value, if it is of this kind."""
+    node = value.producer() if value is not None else None
+    return node if node is not None and node.op_type == op_type else None
+
+
 def lower_portable(model: ir.Model) -> ir.Model:
     """Writes every symbolic operator out in standard ONNX. Exact for ragged batches, chunked prefill and idle rows."""
     graph = model.graph

@@ -48,6 +48,11 @@ class Facts:
         return plain_tensors(self.tensors, dict(self.encodings)) if self.encodings else self.tensors
 
     @property
+    def names(self) -> dict[tuple[str, int], str]:
+        """(file, offset) of a stored tensor -> its name."""
+        return {(tensor.file, tensor.offset): name for name, tensor in self.tensors.items()}
+
+    @property
     def model_type(self) -> str:
         return self.config["model_type"]
 

@@ -64,14 +64,12 @@ def _scaling(
         long, short = factors.get("long", factors.get("both")), factors.get("short", factors.get("both"))
         if long is None or short is None:
             raise ValueError("factors of long and of short texts belong together, and one is missing")
-        attention = {"attention_factor": float(found.get("rope.scaling.attn_factor", 1.0))}
-        limit = {"original_max_position_embeddings": original}
         return {
             "rope_type": "longrope",
             "long_factor": long.tolist(),
             "short_factor": short.tolist(),
-            **attention,
-            **limit,
+            "attention_factor": float(found.get("rope.scaling.attn_factor", 1.0)),
+            "original_max_position_embeddings": original,
         }
     kind = found.get("rope.scaling.type", "linear" if "rope.scale_linear" in found else "none")
     if kind == "none":

@@ -218,7 +218,8 @@ class Stream:
                     break
             right = len(events) - before  # of the tokens that were fed
             is_again = finish is None and right < len(row.token_ids) and bool(state.replaced)
-            wrong += [row._replace(token_ids=row.token_ids[:right])] if is_again else []
+            if is_again:
+                wrong.append(row._replace(token_ids=row.token_ids[:right]))
             self._tally.verified_drafts(len(draft), right, runs=1 + is_again)
         if wrong:
             state.put_back(row.slot for row in wrong)

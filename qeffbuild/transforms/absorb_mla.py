@@ -17,7 +17,7 @@ import onnx_ir as ir
 from qeffbuild.errors import ModelError
 from qeffbuild.graph.emit import Emitter
 from qeffbuild.graph.fold import foldable_values, remove_unread
-from qeffbuild.graph.ops import ATTENTION, SCATTER, given, size_of, symbolic
+from qeffbuild.graph.ops import ATTENTION, SCATTER, given, maker, size_of, symbolic
 from qeffbuild.signature import State
 from qeffbuild.transforms.subject import Subject
 
@@ -67,25 +67,25 @@ def apply(subject: Subject, said: Mapping[str, Any]) -> None:
 def _layer(node: ir.Node, constant: set[ir.Value]) -> _Layer | None:
     """Keys are parts of an expansion beside a turned part that all heads share; values are its other parts."""
     _, key, value, _ = given(node)
-    joined = _maker(key, "Concat")
+    joined = maker(key, "Concat")
     if joined is None or len(joined.inputs) != 2:
         return None
     plain, shared = given(joined)
-    spread = _maker(shared, "Expand")
+    spread = maker(shared, "Expand")
     first, second = _part(plain), _part(value)
     if spread is None or first is None or second is None or first[0] is not second[0]:
         return None
     expansion, start, end = first
     if start != 0 or second[1] != end or second[2] != size_of(expansion, 3):
         return None
-    heads_first = _maker(expansion, "Transpose")
-    apart = None if heads_first is None else _maker(given(heads_first)[0], "Reshape")
-    product = None if apart is None else _maker(given(apart)[0], "MatMul")
+    heads_first = maker(expansion, "Transpose")
+    apart = None if heads_first is None else maker(given(heads_first)[0], "Reshape")
+    product = None if apart is None else maker(given(apart)[0], "MatMul")
     if product is None:
         return None
     latents, weight = given(product)
     turned = given(spread)[0]
-    if weight not in constant or _maker(latents, SCATTER) is None or _maker(turned, SCATTER) is None:
+    if weight not in constant or maker(latents, SCATTER) is None or maker(turned, SCATTER) is None:
         return None
     return _Layer(latents=latents, turned=turned, weight=weight, key_width=end, value_width=second[2] - end)
 
@@ -122,11 +122,6 @@ def _describe(value: ir.Value, like: ir.Value, sizes: Mapping[int, int]) -> None
     assert like.shape is not None
     axes = [sizes.get(axis, size) for axis, size in enumerate(like.shape)]
     value.shape, value.type = ir.Shape(axes), like.type
-
-
-def _maker(value: ir.Value, op_type: str) -> ir.Node | None:
-    node = value.producer()
-    return node if node is not None and node.op_type == op_type else None
 
 
 def _part(value: ir.Value) -> tuple[ir.Value, int, int] | None:

@@ -6,6 +6,7 @@ import onnx_ir as ir
 
 from qeffbuild.backends.onnxruntime.tokenwise import is_tokenwise
 from qeffbuild.graph.fold import foldable_values, remove_unread
+from qeffbuild.graph.ops import maker
 
 
 def drop_flattening(graph: ir.Graph) -> int:
@@ -34,7 +35,7 @@ def drop_flattening(graph: ir.Graph) -> int:
 
 
 def _is_flattened(source: ir.Value, flat: ir.Value) -> bool:
-    if source.shape is None or flat.shape is None or len(source.shape) != 3 or len(flat.shape) != 2:
+    if source.shape is None or flat.shape is None or len(source.shape) < 3 or len(flat.shape) != 2:
         return False
     return isinstance(flat.shape[-1], int) and flat.shape[-1] == source.shape[-1]
 
@@ -89,8 +90,8 @@ def drop_detours(graph: ir.Graph) -> int:
 
 def _before(value: ir.Value, shape: ir.Shape | None) -> ir.Value | None:
     """The value, or what it was reshaped from, that has the shape already."""
-    inner = value.producer()
-    source = inner.inputs[0] if inner is not None and inner.op_type == "Reshape" else None
+    inner = maker(value, "Reshape")
+    source = None if inner is None else inner.inputs[0]
     for each in (value, source):
         if each is not None and each.shape is not None and each.shape == shape and _is_known(each.shape):
             return each

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from qeffbuild.backends.onnxruntime.rows import INDEX
 from qeffbuild.backends.onnxruntime.tokenwise import PRODUCTS, is_tokenwise
 from qeffbuild.graph.emit import Emitter, replace_value
 from qeffbuild.graph.fold import foldable_values, remove_unread
+from qeffbuild.graph.ops import maker
 
-_ASKED = "logits_index"
 _TOKENS, _WIDTH = 1, 2  # axes of [rows, tokens, width]
 
 
 def gather_early(graph: ir.Graph) -> int:
     """Moves the pick up to where tokens still read one another; how many products then see picked tokens alone."""
-    asked = next((value for value in graph.inputs if value.name == _ASKED), None)
+    asked = next((value for value in graph.inputs if value.name == INDEX), None)
     picks = {node: column for node in graph if (column := _column(node, asked)) is not None}
     tokens = _Tokens(graph, picks)
     moved = sum(node.op_type in PRODUCTS for node in tokens.behind)
@@ -42,7 +43,6 @@ def gather_early(graph: ir.Graph) -> int:
         if data is not None and data.producer() in tokens.behind:
             replace_value(graph, pick.outputs[0], data)
     remove_unread(graph)
-    graph.sort()  # the column may have been made further on
     return moved
 
 
@@ -50,16 +50,15 @@ def _column(node: ir.Node, asked: ir.Value | None) -> ir.Value | None:
     """[rows, asked, 1] of a node that picks these tokens of x [rows, tokens, width], perhaps spread over the width."""
     column = node.inputs[1] if len(node.inputs) == 2 else None
     if node.op_type == "GatherElements" and node.attributes.get_int("axis", 0) == _TOKENS:
-        column = _source(column, "Expand")
+        column = _read_by(maker(column, "Expand"))
     elif node.op_type != "GatherND" or node.attributes.get_int("batch_dims", 0) != 1:
         return None
-    source = _source(column, "Unsqueeze")
+    source = _read_by(maker(column, "Unsqueeze"))
     return column if source is not None and source is asked else None
 
 
-def _source(value: ir.Value | None, op_type: str) -> ir.Value | None:
-    node = value.producer() if value is not None else None
-    return node.inputs[0] if node is not None and node.op_type == op_type else None
+def _read_by(node: ir.Node | None) -> ir.Value | None:
+    return None if node is None else node.inputs[0]
 
 
 def _with(count: int | ir.SymbolicDim, shape: ir.Shape | None) -> ir.Shape | None:

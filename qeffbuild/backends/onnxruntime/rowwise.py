@@ -80,7 +80,7 @@ class _Rowwise:
         return {"quantized": quantized, "kept": kept}
 
     def _one(self, product: Product, name: str) -> None:
-        key = f"{identity(product.weight)} {product.is_transposed}"
+        key = f"{identity(product.weight)} {product.is_transposed} {product.makes_logits}"
         if key not in self.made:
             self.made[key] = self._store(f"{name}.rowwise.{len(self.made)}", product)
         times = self._times_of_one_token if product.makes_logits else self._times
@@ -131,8 +131,8 @@ class _Rowwise:
         """Weights [K, N] in 8 bits, and a scale for each of the N outputs; those of what is left over, or sums, too."""
         weight = np.asarray(compute(product.weight, self.weights), np.float32)
         rest, made = weight.T if product.is_transposed else weight, []
-        is_finer = self.finer and (product.carries_values or "keys" in product.makes)
-        for part in ("high", "low") if is_finer and not product.makes_logits else ("high",):
+        is_finer = self.finer and (product.carries_values or "keys" in product.makes) and not product.makes_logits
+        for part in ("high", "low") if is_finer else ("high",):
             scales = np.maximum(np.abs(rest).max(axis=0), 1e-12) / _STEPS
             numbers = np.rint(rest / scales)
             rest = rest - numbers * scales

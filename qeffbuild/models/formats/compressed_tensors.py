@@ -42,10 +42,8 @@ def _packed(door: Door, base: str) -> Encoded:
         door.expect(parts["zeros"], (rows, groups), f"says {bits} bits", ("int8",))
     _expect_zeros(door, base, parts)
     size = columns // groups
-    is_permuted = "group" in parts and door.expect_groups(parts["group"], columns, size)
-    if not is_permuted:
-        parts.pop("group", None)
-    options = {"bits": bits, "group_size": size, "permuted": is_permuted}
+    parts = door.without_plain_groups(parts, columns, size)
+    options = {"bits": bits, "group_size": size, "permuted": "group" in parts}
     return Encoded(format="packed", shape=(rows, columns), parts=parts, options=options)
 
 

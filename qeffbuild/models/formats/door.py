@@ -105,15 +105,18 @@ class Door:
             self.contradicts(f"does not fit: {name} is {list(shape)}, which is no matrix")
         return shape[0], shape[1]
 
-    def expect_groups(self, name: str, columns: int, size: int) -> bool:
-        """Whether the tensor puts columns into other groups than their places do; each group must be full."""
+    def without_plain_groups(self, parts: dict[str, str], columns: int, size: int) -> dict[str, str]:
+        """The parts, with `group` only if it puts columns into other groups than their places do; each must be full."""
+        name = parts.get("group")
+        if name is None:
+            return parts
         self.expect(name, (columns,), "has a group for each input", ("int32", "int64"))
         found, plain = list(self.numbers(name)), [at // size for at in range(columns)]
         if found == plain or set(found) == {-1}:  # compressed-tensors: never filled in
-            return False
+            return {role: part for role, part in parts.items() if role != "group"}
         if sorted(found) != plain:
             self.contradicts(f"does not fit: {name} is no order of {columns} inputs in groups of {size}")
-        return True
+        return parts
 
     def unsupported(self, what: str, hint: str) -> NoReturn:
         where = line_of(self.folder / CONFIG, KEY)

@@ -22,9 +22,7 @@ def gptq(door: Door) -> Iterator[tuple[str, Encoded]]:
         groups = -(-columns // size)
         door.expect(parts["scales"], (groups, rows), f"says group_size {group or -1}", REAL)
         door.expect(parts["zeros"], (groups, rows * bits // 32), f"says {bits} bits", WORDS)
-        is_permuted = "group" in parts and door.expect_groups(parts["group"], columns, size)
-        if not is_permuted:
-            parts.pop("group", None)
-        options = {"bits": bits, "group_size": size, "permuted": is_permuted}
+        parts = door.without_plain_groups(parts, columns, size)
+        options = {"bits": bits, "group_size": size, "permuted": "group" in parts}
         options |= {"zero_offset": int(version == "gptq"), "symmetric": bool(door.said.get("sym", True))}
         yield f"{base}.weight", Encoded(format="gptq", shape=(rows, columns), parts=parts, options=options)
