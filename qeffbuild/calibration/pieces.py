@@ -14,6 +14,7 @@ import onnx
 import onnx_ir as ir
 
 from qeffbuild.graph.fold import sources
+from qeffbuild.graph.saturation import make_unsigned, saturates, unsigned
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,7 @@ class Runner:
             shape = array.shape if name in fed else [None] * array.ndim
             graph.input.append(onnx.helper.make_tensor_value_info(name, dtype, shape))
         graph.output.extend(onnx.ValueInfoProto(name=value.name) for value in wanted)
+        self._unsigned = make_unsigned(graph) if saturates() else set[str]()
         imports = [onnx.helper.make_opsetid(domain, version) for domain, version in opsets.items()]
         model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=10)
         options = ort.SessionOptions()
@@ -76,6 +78,7 @@ class Runner:
 
     def __call__(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         given: dict[str, Any] = {name: array for name, array in feed.items() if name in self._inputs}
+        given |= {name: unsigned(given[name]) for name in self._unsigned}
         return dict(zip(self._wanted, self._session.run(self._wanted, given), strict=True))
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
+from weakref import finalize
 
 from qeffbuild.backends.onnxruntime.pages import large_pages
 from qeffbuild.errors import AbsentError, BackendError
+from qeffbuild.graph.saturation import make_unsigned, saturates, unsigned
 from qeffbuild.package import Package
 from qeffbuild.signature import IoSignature
 
@@ -81,7 +84,8 @@ def _without_flash_attention() -> Iterator[None]:
 
 def _load(package: Package, file: str, options: ort.SessionOptions) -> ort.InferenceSession:
     try:
-        return ort.InferenceSession(package.path / file, options, providers=["CPUExecutionProvider"])
+        load = _load_unsigned if saturates() else _load_as_it_is
+        return load(package.path / file, options)
     # ONNX Runtime's exceptions have no common base but this.
     except Exception as cause:
         problem = str(cause).strip().splitlines()[0]
@@ -91,3 +95,27 @@ def _load(package: Package, file: str, options: ort.SessionOptions) -> ort.Infer
             where=str(package.path),
             hint="`qeffbuild verify` tells whether the package is damaged; else build it with this onnxruntime",
         ) from cause
+
+
+def _load_as_it_is(file: Path, options: ort.SessionOptions) -> ort.InferenceSession:
+    return ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+
+
+def _load_unsigned(file: Path, options: ort.SessionOptions) -> ort.InferenceSession:
+    """Weights that signed would give wrong sums here are in memory; all others stay in their files."""
+    import onnx
+
+    model = onnx.load(file, load_external_data=False)
+    outside = make_unsigned(model.graph)
+    if not outside:
+        return _load_as_it_is(file, options)
+    weights = []
+    for tensor in model.graph.initializer:
+        if tensor.name in outside:
+            array = unsigned(onnx.numpy_helper.to_array(tensor, str(file.parent)))
+            weights.append(ort.OrtValue.ortvalue_from_numpy(array))
+            options.add_initializer(tensor.name, weights[-1])
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(file.parent))
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    finalize(session, weights.clear)  # it reads them where they are, and holds none of them
+    return session

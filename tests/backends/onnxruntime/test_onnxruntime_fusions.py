@@ -134,4 +134,6 @@ def test_quantized_queries_keys_and_values_are_one_product_and_say_the_same(tmp_
     assert nodes["MatMulNBits"] == 1 + 4 * LAYERS
     one, two = (generate(open_session(each, threads=1), PROMPTS, 4) for each in (packed, apart))
     for left, right in zip(one, two, strict=True):
-        np.testing.assert_allclose(left, right, rtol=1e-3, atol=1e-3)
+        # What goes into a product is rounded: the last bit of an attention may be a step of it.
+        assert np.abs(left - right).max() < 0.1 * right.std()
+        assert np.median(np.abs(left - right)) < 1e-5

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from decoder_steps import build, generate
 from neutral_decoder import Decoder, make_decoder
 
+from qeffbuild.backends.onnxruntime import loading
 from qeffbuild.backends.onnxruntime.session import open_session
+from qeffbuild.graph.files import load_graph, save_graph
+from qeffbuild.graph.products import products
+from qeffbuild.graph.saturation import saturates
 from qeffbuild.package import Package
 
 WORDS = {"method": "int8", "bits": 8, "block_size": 16, "symmetric": True, "keep": []}
@@ -59,6 +66,38 @@ def test_values_are_nearer_in_two_numbers(decoder: Decoder, tmp_path: Path, fast
     truth = decoder.logits([*PROMPT, 30])[-2]
     lost = [np.square(say(package, PROMPT, 30)[0] - truth).mean() for package in (two, fast)]
     assert lost[0] < lost[1]
+
+
+def test_a_head_whose_weight_another_product_reads_first_has_its_own_form(decoder: Decoder, tmp_path: Path) -> None:
+    exported = tmp_path / "exported"
+    shutil.copytree(decoder.exported, exported)
+    model = load_graph(exported / "graph.onnx")
+    head = list(products(model.graph))[-1]
+    before = ir.node("MatMul", [head.x, head.weight], name="before")
+    spread = ir.node("ReduceMean", [before.outputs[0]], {"keepdims": 1}, name="spread")
+    added = ir.node("Add", [head.x, spread.outputs[0]], name="added")
+    head.node.replace_input_with(0, added.outputs[0])
+    model.graph.insert_before(head.node, [before, spread, added])
+    save_graph(model, exported / "graph.onnx")
+    twice = replace(decoder, exported=exported)
+
+    plain, fast = (
+        say(build(twice, tmp_path / str(prefill), quantization=WORDS, prefill=prefill), PROMPT, 30)[0]
+        for prefill in (False, True)
+    )
+    assert np.sqrt(np.square(plain - fast).mean()) < 0.08 * plain.std()
+
+
+def test_the_form_for_prompts_says_the_same_where_its_products_have_to_be_unsigned(
+    fast: Package, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_it_is = say(fast, PROMPT, 30)
+    monkeypatch.setattr(loading, "saturates", lambda: not saturates())
+
+    if saturates():  # then it was unsigned before, and what the other form says is wrong
+        assert (say(fast, PROMPT, 30)[0] != as_it_is[0]).any()
+    else:
+        np.testing.assert_allclose(say(fast, PROMPT, 30), as_it_is, rtol=1e-4, atol=1e-4)
 
 
 def test_a_short_prompt_is_read_by_the_weights_that_decode(fast: Package, plain: Package) -> None:
