@@ -5,7 +5,8 @@ print(plan(spec).as_json())
 package = build(spec).package
 """
 
-from qeffbuild.api.building import Built, Together, build, build_together
+from qeffbuild.api.building import Together, build, build_together
+from qeffbuild.api.built import Built
 from qeffbuild.api.checking import check, doctor, not_reproducible, verify
 from qeffbuild.api.explaining import diff, why
 from qeffbuild.api.handing_out import emit, hand_out

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from qeffbuild.api.building import Built, build_together
+from qeffbuild.api.building import build_together
+from qeffbuild.api.built import Built
 from qeffbuild.api.specs import check_out
 from qeffbuild.api.using import model_folder
 from qeffbuild.executor.reporter import Reporter

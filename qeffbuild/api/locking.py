@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from qeffbuild.api.built import Built
 from qeffbuild.errors import SpecError, VerificationError
 from qeffbuild.package import PROVENANCE, Package
 from qeffbuild.plan import Plan
@@ -21,9 +22,6 @@ from qeffbuild.spec.choices import GAP, REMEMBERED, words
 from qeffbuild.spec.types import BuildSpec
 from qeffbuild.store import Entry
 from qeffbuild.store.collect import pin
-
-if TYPE_CHECKING:
-    from qeffbuild.api.building import Built
 
 NAME = "qeffbuild.lock"
 SCHEMA = 1

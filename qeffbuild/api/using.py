@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qeffbuild import backends
-from qeffbuild.api.building import Built
+from qeffbuild.api.built import Built
 from qeffbuild.errors import RunError
 from qeffbuild.package import Package
 from qeffbuild.spec.types import BuildSpec

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ from qeffbuild.cli.amounts import age_of, size_of
 from qeffbuild.cli.job import Document, Job, spec_of
 from qeffbuild.cli.places import cache_root
 from qeffbuild.cli.recall import KEPT, remember
+from qeffbuild.cli.showing import as_line, as_text, show
 from qeffbuild.cli.words import Call, Command
 from qeffbuild.errors import AbsentError, QeffBuildError, SpecError, StoreError, VerificationError
 from qeffbuild.report import text
@@ -60,20 +60,6 @@ def obey(command: Command, words: list[str]) -> int:
     if is_kept and job.up_to_date is not None:
         remember(words, job.up_to_date, job.variables, *map(as_line, (answer.shown, answer.told)))
     return answer.error.exit_code if answer.error else 0
-
-
-def show(shown: str, told: str = "") -> None:
-    sys.stderr.write(as_line(told))
-    sys.stderr.flush()
-    sys.stdout.write(as_line(shown))
-
-
-def as_line(said: str) -> str:
-    return f"{said}\n" if said else ""
-
-
-def as_text(document: Document) -> str:
-    return json.dumps(document, ensure_ascii=False, indent=1)
 
 
 # -- verbs ------------------------------------------------------------------------------------------------------------

@@ -12,9 +12,9 @@ from typing import Any
 from qeffbuild import api, paths
 from qeffbuild.cli.composed import Kept
 from qeffbuild.cli.job import as_kept
-from qeffbuild.cli.obey import as_line, as_text, show
 from qeffbuild.cli.places import cache_root
 from qeffbuild.cli.recall import KEPT, remember
+from qeffbuild.cli.showing import as_line, as_text, show
 from qeffbuild.cli.words import Command
 from qeffbuild.errors import QeffBuildError, SpecError
 from qeffbuild.report import text

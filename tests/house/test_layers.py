@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,18 @@ def test_rooms_import_only_what_comes_before_them() -> None:
     ]
 
     assert wrong == []
+
+
+def test_no_file_imports_itself_by_way_of_others() -> None:
+    """Imports for types and those inside of functions count, too."""
+    files = {path.relative_to(PACKAGE).with_suffix("").parts: path for path in sources() if path.stem != "__init__"}
+    graph = {
+        me: {used[:end] for used in imported(ast.parse(path.read_text())) for end in range(1, len(used) + 1)}
+        & files.keys()
+        for me, path in files.items()
+    }
+
+    assert list(TopologicalSorter(graph).static_order())
 
 
 def test_plug_ins_of_one_shelf_do_not_import_each_other() -> None:
