@@ -25,6 +25,7 @@ PRODUCT = (
 )
 _WIDTH = 8
 _ZERO_POINT = {"MatMulInteger": 3, "MatMulIntegerToFloat": 5}  # of the weight: which input of these products it is
+_ANY_PRODUCT = b"MatMulInteger"
 _MIDDLE = "saturation.middle"
 
 
@@ -38,6 +39,11 @@ def saturates() -> bool:
     product = ort.InferenceSession(PRODUCT, options, providers=["CPUExecutionProvider"])
     feed = {"a": np.full((2, _WIDTH), 255, np.uint8), "b": np.full((_WIDTH, 2), 127, np.int8)}
     return bool((product.run(None, feed)[0] != _WIDTH * 255 * 127).any())
+
+
+def multiplies_bytes(graph: bytes) -> bool:
+    """Whether a graph, as it lies in its file, may have such products: their names stand there as they are."""
+    return _ANY_PRODUCT in graph
 
 
 def make_unsigned(graph: onnx.GraphProto) -> set[str]:

@@ -11,7 +11,7 @@ from weakref import finalize
 
 from qeffbuild.backends.onnxruntime.pages import large_pages
 from qeffbuild.errors import AbsentError, BackendError
-from qeffbuild.graph.saturation import make_unsigned, saturates, unsigned
+from qeffbuild.graph.saturation import make_unsigned, multiplies_bytes, saturates, unsigned
 from qeffbuild.package import Package
 from qeffbuild.signature import IoSignature
 
@@ -84,8 +84,9 @@ def _without_flash_attention() -> Iterator[None]:
 
 def _load(package: Package, file: str, options: ort.SessionOptions) -> ort.InferenceSession:
     try:
-        load = _load_unsigned if saturates() else _load_as_it_is
-        return load(package.path / file, options)
+        path = package.path / file
+        is_exact = not multiplies_bytes(path.read_bytes()) or not saturates()
+        return _load_as_it_is(path, options) if is_exact else _load_unsigned(path, options)
     # ONNX Runtime's exceptions have no common base but this.
     except Exception as cause:
         problem = str(cause).strip().splitlines()[0]
@@ -106,10 +107,7 @@ def _load_unsigned(file: Path, options: ort.SessionOptions) -> ort.InferenceSess
     import onnx
 
     model = onnx.load(file, load_external_data=False)
-    outside = make_unsigned(model.graph)
-    if not outside:
-        return _load_as_it_is(file, options)
-    weights = []
+    outside, weights = make_unsigned(model.graph), []
     for tensor in model.graph.initializer:
         if tensor.name in outside:
             array = unsigned(onnx.numpy_helper.to_array(tensor, str(file.parent)))
