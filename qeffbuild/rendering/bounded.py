@@ -6,6 +6,7 @@ inside its process. The child shares our memory as it stands, so the fork costs 
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import select
@@ -68,7 +69,11 @@ def _read_all(source: int, deadline: float) -> bytes | None:
 
 
 def _answer(make: Callable[[], str], what: str, sink: int, limits: Limits) -> NoReturn:
-    """The child's whole life: one answer, then gone, without the parent's exit handlers."""
+    """The child's whole life: one answer, then gone, without the parent's exit handlers.
+
+    What the parent has not collected yet stays: it may wait for threads as it goes, and a child has none of them.
+    """
+    gc.freeze()
     try:
         _limit_memory(limits.memory_mb)
         said = _TEXT + make().encode()

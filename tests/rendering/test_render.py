@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import yaml
 
 from qeffbuild.errors import LimitError, TemplateError
 from qeffbuild.rendering import render
-from qeffbuild.rendering.bounded import Limits
+from qeffbuild.rendering.bounded import Limits, run_bounded
 
 
 @pytest.fixture
@@ -91,6 +93,26 @@ def test_a_silent_endless_template_runs_into_the_time_limit(written):
         written(silent, limits=Limits(seconds=0.3))
 
     assert (caught.value.kind, caught.value.exit_code) == ("limit.time", 7)
+
+
+class Lasting:
+    """What only the process that made it may take away, and which nobody holds any more."""
+
+    def __init__(self) -> None:
+        self.me, self.made_by = self, os.getpid()
+
+    def __del__(self) -> None:
+        if os.getpid() != self.made_by:
+            os._exit(1)
+
+
+def test_what_a_process_has_left_over_is_not_taken_away_beside_a_document() -> None:
+    gc.disable()
+    try:
+        Lasting()
+        assert run_bounded(lambda: f"{gc.collect() >= 0}", "document", Limits()) == "True"
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(
