@@ -92,11 +92,11 @@ class _Gate:
         if "quantize" not in self.work.inputs:
             return 0, None
         before = next(self.work.inputs[role] for role in _BEFORE if role in self.work.inputs)
-        count = 0
+        names, count = self.facts.names, 0
         for member, was in zip((self.main, *self.others), members(before), strict=True):
             self.work.progress(0.05, "integers and their weights")
             graphs = load_graph(member.graph).graph, load_graph(was.graph).graph
-            for found in rounded(*graphs, self.weights, self.facts.names):
+            for found in rounded(*graphs, self.weights, names):
                 count += 1
                 if is_off(found, calibrated="kl" in self.quantized):
                     wrong = f"a block is {found.steps:.2g} steps from the weights it was rounded from"

@@ -56,32 +56,30 @@ def make_unsigned(graph: onnx.GraphProto) -> set[str]:
     stored = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == TensorProto.INT8}
     types = {value.name: value.type.tensor_type for value in graph.input}
     read = {name: said for name, said in types.items() if said.elem_type == TensorProto.INT8}
-    found = set()
-    for node in _all(graph):
-        place = _ZERO_POINT.get(node.op_type)
-        if place is None or node.input[1] not in {*stored, *read}:
-            continue
-        node.input.extend([""] * (place + 1 - len(node.input)))
-        node.input[place] = _MIDDLE
-        found.add(node.input[1])
-    outside = set()
-    for name in found:
+    products = [node for node in _all(graph) if node.op_type in _ZERO_POINT]
+    weights, outside = {node.input[1] for node in products} & (stored.keys() | read.keys()), set()
+    for node in products:
+        if node.input[1] in weights:
+            place = _ZERO_POINT[node.op_type]
+            node.input.extend([""] * (place + 1 - len(node.input)))
+            node.input[place] = _MIDDLE
+    for name in weights:
         if name in read:
             read[name].elem_type = TensorProto.UINT8
+            outside.add(name)
         elif stored[name].data_location == TensorProto.EXTERNAL:
             stored[name].data_type = TensorProto.UINT8
+            outside.add(name)
         else:
             inside = unsigned(numpy_helper.to_array(stored[name]))
             stored[name].CopyFrom(numpy_helper.from_array(inside, name))
-            continue
-        outside.add(name)
-    if found:
+    if weights:
         graph.initializer.append(numpy_helper.from_array(np.array(128, np.uint8), _MIDDLE))
     return outside
 
 
 def unsigned(weight: np.ndarray) -> np.ndarray:
-    """128 more, without a look at more bits than there are."""
+    """Signed bytes -> unsigned ones, each 128 more: its first bit is the other one."""
     return np.bitwise_xor(weight.view(np.uint8), 128, dtype=np.uint8)
 
 

@@ -21,8 +21,8 @@ def bytes_of(rows: int) -> np.ndarray:
     return np.random.default_rng(rows).integers(200, 256, (rows, WIDTH)).astype(np.uint8)
 
 
-def product(weight: str = "w") -> onnx.NodeProto:
-    return helper.make_node("MatMulInteger", ["x", weight], ["y"])
+def product(output: str = "y") -> onnx.NodeProto:
+    return helper.make_node("MatMulInteger", ["x", "w"], [output])
 
 
 def graph_of(nodes: Sequence[onnx.NodeProto], weights: Sequence[onnx.TensorProto] = (), *more: str) -> onnx.GraphProto:
@@ -85,11 +85,10 @@ def test_weights_in_a_file(tmp_path: Path) -> None:
 
 def test_two_products_by_one_weight_one_of_them_in_a_branch() -> None:
     def branch(name: str) -> onnx.GraphProto:
-        inner = helper.make_node("MatMulInteger", ["x", "w"], [name])
-        return helper.make_graph([inner], name, [], [helper.make_empty_tensor_value_info(name)])
+        return helper.make_graph([product(name)], name, [], [helper.make_empty_tensor_value_info(name)])
 
     nodes = [
-        helper.make_node("MatMulInteger", ["x", "w"], ["one"]),
+        product("one"),
         helper.make_node("If", ["always"], ["two"], then_branch=branch("then"), else_branch=branch("else")),
         helper.make_node("Add", ["one", "two"], ["y"]),
     ]

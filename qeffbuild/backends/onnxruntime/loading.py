@@ -83,10 +83,11 @@ def _without_flash_attention() -> Iterator[None]:
 
 
 def _load(package: Package, file: str, options: ort.SessionOptions) -> ort.InferenceSession:
+    path = package.path / file
     try:
-        path = package.path / file
-        is_exact = not multiplies_bytes(path.read_bytes()) or not saturates()
-        return _load_as_it_is(path, options) if is_exact else _load_unsigned(path, options)
+        if multiplies_bytes(path.read_bytes()) and saturates():
+            return _load_unsigned(path, options)
+        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     # ONNX Runtime's exceptions have no common base but this.
     except Exception as cause:
         problem = str(cause).strip().splitlines()[0]
@@ -96,10 +97,6 @@ def _load(package: Package, file: str, options: ort.SessionOptions) -> ort.Infer
             where=str(package.path),
             hint="`qeffbuild verify` tells whether the package is damaged; else build it with this onnxruntime",
         ) from cause
-
-
-def _load_as_it_is(file: Path, options: ort.SessionOptions) -> ort.InferenceSession:
-    return ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
 
 def _load_unsigned(file: Path, options: ort.SessionOptions) -> ort.InferenceSession:

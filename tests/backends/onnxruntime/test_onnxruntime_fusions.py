@@ -14,6 +14,7 @@ import pytest
 from decoder_steps import build, generate
 from neutral_decoder import LAYERS, make_decoder
 
+from qeffbuild.backends.onnxruntime import lower
 from qeffbuild.backends.onnxruntime.activations import fuse_activations
 from qeffbuild.backends.onnxruntime.norms import fuse_norms
 from qeffbuild.backends.onnxruntime.session import open_session
@@ -121,12 +122,16 @@ def test_a_norm_of_something_else_stays(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
-def test_quantized_queries_keys_and_values_are_one_product_and_say_the_same(tmp_path: Path, symmetric: bool) -> None:
+def test_quantized_queries_keys_and_values_are_one_product_and_say_the_same(
+    tmp_path: Path, symmetric: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     decoder = make_decoder(tmp_path)
     words = {"method": "int8", "bits": 8, "block_size": 16, "symmetric": symmetric, "keep": []}
 
     packed = build(decoder, tmp_path / "packed", quantization=words)
-    apart = build(decoder, tmp_path / "apart", quantization=words, attention="portable")
+    # The same attention: the last bit of another one may be a whole step of what is rounded behind it.
+    monkeypatch.setattr(lower, "pack_attention", lambda graph: 0)
+    apart = build(decoder, tmp_path / "apart", quantization=words)
 
     said = json.loads((tmp_path / "packed/lower/lower.json").read_text())["fused"]
     assert said["attention_packed"] == LAYERS
@@ -134,6 +139,4 @@ def test_quantized_queries_keys_and_values_are_one_product_and_say_the_same(tmp_
     assert nodes["MatMulNBits"] == 1 + 4 * LAYERS
     one, two = (generate(open_session(each, threads=1), PROMPTS, 4) for each in (packed, apart))
     for left, right in zip(one, two, strict=True):
-        # What goes into a product is rounded: the last bit of an attention may be a step of it.
-        assert np.abs(left - right).max() < 0.1 * right.std()
-        assert np.median(np.abs(left - right)) < 1e-5
+        np.testing.assert_allclose(left, right, rtol=1e-3, atol=1e-3)
